@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from .core import MODALITIES, ConfigError, Modality
-from .images import MISSING_IMAGE, image_matrix
+from .images import image_matrix
 from .kg import Kind
 
 # %% ../nbs/06_features.ipynb #8d750b03
@@ -198,8 +198,8 @@ def number_table(
     entity, key, value, kind = (np.asarray(x)[order] for x in (entity, key, value, kind))
     normal = normalise_per_key(value, key, kind, len(names)) if norm == "per_key" else normalise_per_entity(value, entity)
     ptr = np.searchsorted(entity, np.arange(num_entities + 1))
-    return NumberTable(torch.from_numpy(ptr.astype(np.int64)), torch.from_numpy(key.astype(np.int64)), torch.from_numpy(normal.astype(np.float32)),
-                       torch.from_numpy(value.astype(np.float64)), torch.from_numpy(kind.astype(np.uint8)), len(names), tuple(names))
+    columns = zip((ptr, key, normal, value, kind), (np.int64, np.int64, np.float32, np.float64, np.uint8))
+    return NumberTable(*(torch.from_numpy(x.astype(dtype)) for x, dtype in columns), len(names), tuple(names))
 
 # %% ../nbs/06_features.ipynb #4b6eab7e
 @dataclass(frozen=True, eq=False)
@@ -231,7 +231,8 @@ class FeatureSet:
 
     def coverage(self): return coverage_table(self)
 
-    def __repr__(self): return f"FeatureSet({self.num_source:,} + {self.num_target:,} entities, {', '.join(self.modalities) or 'no modality'})"
+    def __repr__(self):
+        return f"FeatureSet({self.num_source:,} + {self.num_target:,} entities, {', '.join(self.modalities) or 'no modality'})"
 
 # %% ../nbs/06_features.ipynb #a306344d
 def coverage_table(
@@ -242,8 +243,8 @@ def coverage_table(
     for m in MODALITIES:
         present = features.present.get(m, torch.zeros(features.num_entities, dtype=torch.bool)).cpu()
         s, t = int(present[:features.num_source].sum()), int(present[features.num_source:].sum())
-        rows[m.value] = {"source": s, "source share": s / max(features.num_source, 1), "target": t, "target share": t / max(features.num_target, 1),
-                         **_size(features, m)}
+        rows[m.value] = {"source": s, "source share": s / max(features.num_source, 1),
+                         "target": t, "target share": t / max(features.num_target, 1), **_size(features, m)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("modality")
 
 
@@ -252,16 +253,20 @@ def _size(f, m):
     if m is Modality.NUMBER: return {"width": f.numbers.num_keys if f.numbers else 0, "entries": len(f.numbers.value) if f.numbers else 0}
     matrix = getattr(f, m.value)
     if matrix is None: return {"width": 0, "entries": 0}
-    return {"width": matrix.shape[1], "entries": int(f.present[m].sum() if m is Modality.IMAGE else torch.count_nonzero(matrix))}
+    entries = f.present[m].sum() if m is Modality.IMAGE else torch.count_nonzero(matrix)
+    return {"width": matrix.shape[1], "entries": int(entries)}
 
-# %% ../nbs/06_features.ipynb #bf1ed9bd
+# %% ../nbs/06_features.ipynb #975a2a28
 def _sides(pair): return (pair.source, 0), (pair.target, len(pair.source.entities))
 
 
 def _joint(pair, vocabulary, columns):
     "Joint entities and joint words of both sides: `columns(kg)` gives the pair of local arrays."
     names, *maps = shared_vocabulary(getattr(pair.source, vocabulary), getattr(pair.target, vocabulary))
-    parts = [(entity.astype(np.int64) + shift, words[word]) for (k, shift), words in zip(_sides(pair), maps) for entity, word in [columns(k)]]
+    parts = []
+    for (kg, shift), words in zip(_sides(pair), maps):
+        entity, word = columns(kg)
+        parts.append((entity.astype(np.int64) + shift, words[word]))
     return names, *(np.concatenate(x) for x in zip(*parts))
 
 
@@ -283,7 +288,7 @@ def _numbers(pair, norm):
     value, kind = (np.concatenate([getattr(k.numbers, c) for k, _ in _sides(pair)]) for c in ("value", "kind"))
     return number_table(entity, key, value, kind, pair.num_entities, names, norm)
 
-# %% ../nbs/06_features.ipynb #975a2a28
+# %% ../nbs/06_features.ipynb #5bdcf733
 def build_features(
     pair,                             # a `KGPair`
     relation_width: int = 1000,       # at most so many relations, the most frequent of both KGs
@@ -300,10 +305,11 @@ def build_features(
     relation, relation_names = _relations(pair, relation_width, relation_norm)
     attribute, attribute_names = _attributes(pair, attribute_width)
     numbers = _numbers(pair, number_norm)
-    image, pictured = image_matrix([(k.images.entity + shift, k.images.feature) for k, shift in _sides(pair) if k.images is not None],
-                                   n, missing_image, graph, seed)
+    pictures = [(k.images.entity + shift, k.images.feature) for k, shift in _sides(pair) if k.images is not None]
+    image, pictured = image_matrix(pictures, n, missing_image, graph, seed)
     present = {Modality.GRAPH: graph.degree() > 0, Modality.RELATION: relation.any(1), Modality.ATTRIBUTE: attribute.any(1),
                Modality.NUMBER: numbers.ptr.diff() > 0, Modality.IMAGE: pictured}
     present = {m: x for m, x in present.items() if x.any()}
-    return FeatureSet(len(pair.source.entities), len(pair.target.entities), graph, relation if relation_names else None, attribute if attribute_names else None,
-                      numbers if len(numbers.value) else None, image, present, relation_names, attribute_names, missing_image)
+    return FeatureSet(len(pair.source.entities), len(pair.target.entities), graph, relation if relation_names else None,
+                      attribute if attribute_names else None, numbers if len(numbers.value) else None, image, present,
+                      relation_names, attribute_names, missing_image)
