@@ -70,12 +70,20 @@ def read_columns(
 ):
     "Yields (line numbers, `width` columns of bytes) block by block."
     for first, block in blocks(path, report):
-        rows = list(map(bytes.split, block.splitlines()))
-        for i, r in enumerate(rows):
-            if len(r) != width and r and not (len(r) == width + 1 and r[width] == b"."):
-                raise DataError(f"expected {width} columns, found {len(r)}: {b' '.join(r).decode()[:80]!r}", file=path, line=first + i,
-                                remedy="correct the line; if it is the last one, the file was cut off: download it again")
-        if any(rows): yield [first + i for i, r in enumerate(rows) if r], list(zip(*filter(None, rows)))[:width]
+        tokens, n = block.split(), block.count(b"\n") + (not block.endswith(b"\n"))
+        dotted = len(tokens) == n * (width + 1) and tokens[width::width + 1].count(b".") == n
+        if dotted or (len(tokens) == n * width and set(map(len, map(bytes.split, block.splitlines()))) == {width}):
+            yield range(first, first + n), [tokens[c::width + dotted] for c in range(width)]
+        elif tokens: yield _columns_by_line(path, width, first, block)
+
+
+def _columns_by_line(path, width, first, block):
+    rows = list(map(bytes.split, block.split(b"\n")))
+    for i, r in enumerate(rows):
+        if len(r) != width and r and not (len(r) == width + 1 and r[width] == b"."):
+            raise DataError(f"expected {width} columns, found {len(r)}: {b' '.join(r).decode()[:80]!r}", file=path, line=first + i,
+                            remedy="correct the line; if it is the last one, the file was cut off: download it again")
+    return [first + i for i, r in enumerate(rows) if r], list(zip(*filter(None, rows)))[:width]
 
 # %% ../nbs/02_files.ipynb #7016912a
 class Vocabulary:

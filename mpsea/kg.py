@@ -47,7 +47,8 @@ def distinct(
     if float(np.prod(bounds.astype(float))) >= 2.**62: return np.unique(rows, axis=0)
     code = np.zeros(len(rows), np.int64)                        # a row read as one number in mixed radix
     for column, bound in zip(rows.T, bounds): code = code * bound + column
-    code = np.unique(code)
+    code.sort()
+    code = code[np.concatenate([[True], code[1:] != code[:-1]])]
     columns = []
     for bound in bounds[::-1]:
         columns.append(code % bound)
@@ -63,8 +64,9 @@ def _names(names, what):
 
 
 def _require_distinct(rows, what):
-    if len(distinct(rows)) < len(rows):
-        raise DataError(f"{what}: {len(rows) - len(distinct(rows))} rows occur twice", remedy="pass them through mpsea.kg.distinct")
+    repeated = len(rows) - len(distinct(rows))
+    if repeated:
+        raise DataError(f"{what}: {repeated} rows occur twice", remedy="pass them through mpsea.kg.distinct")
 
 
 def _finite(a, what, shape, dtype):
