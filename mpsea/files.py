@@ -52,12 +52,14 @@ def blocks(
     with open_bytes(path) as f:
         while True:
             try: block = f.read(size) + f.readline()
-            except (OSError, EOFError, zlib.error) as e: raise DataError(f"damaged file ({e})", file=path, remedy="download it again") from None
+            except (OSError, EOFError, zlib.error) as e:
+                raise DataError(f"damaged file ({e})", file=path, remedy="download it again") from None
             if not block: return
             if line == 1: block = block.removeprefix(b"\xef\xbb\xbf")
             try: block.decode("utf-8")
             except UnicodeDecodeError as e:
-                raise DataError(f"not UTF-8: {e.reason}", file=path, line=line + block.count(b"\n", 0, e.start), remedy="save the file as UTF-8") from None
+                bad = line + block.count(b"\n", 0, e.start)
+                raise DataError(f"not UTF-8: {e.reason}", file=path, line=bad, remedy="save the file as UTF-8") from None
             if report: report(getattr(f, "fileobj", f).tell())
             yield line, block
             line += block.count(b"\n")
@@ -121,14 +123,16 @@ def labels_from_iris(
 ):
     "A display name for each entity, or None where identifiers are not IRIs."
     if sum(e.startswith("http") for e in entities) <= len(entities) / 2: return None
-    return tuple(unquote(e.rsplit("/resource/", 1)[-1].rsplit("/", 1)[-1] if e.startswith("http") else e).replace("_", " ") or e for e in entities)
+    last = (e.rsplit("/resource/", 1)[-1].rsplit("/", 1)[-1] if e.startswith("http") else e for e in entities)
+    return tuple(unquote(part).replace("_", " ") or e for part, e in zip(last, entities))
 
 # %% ../nbs/02_files.ipynb #a56321d0
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _DATE = re.compile(r"([+-]?(?=[\d#])\d*#*)-(\d{1,2}|##)(?:-(\d{1,2}|##))?(?:T[\d:.]+)?(?:Z|[+-]\d\d:\d\d)?")
 _COMPACT = re.compile(r"([+-]?\d{1,4})\.(0\d|1[0-2])([0-2]\d|3[01])")      # YYYY.MMDD
 _LITERAL = re.compile(r'"(.*)"(?:\^\^<?([^>]*)>?|@[\w-]+)?', re.S)
-_DATE_WORDS = frozenset("date year born died founded established opened closed introduced released began begun started ended dissolved discontinued ceased start end".split())
+_DATE_WORDS = frozenset("""date year born died founded established opened closed introduced released began begun started ended
+                        dissolved discontinued ceased start end""".split())
 
 
 @lru_cache(None)
@@ -137,7 +141,8 @@ def says_date(
 ) -> bool:
     "Whether the words of a key's last part say that its values are dates."
     words = [w.lower() for w in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", re.split(r"[/.#:]", key.rstrip("/.#:>"))[-1])]
-    return bool(words) and words[0] not in ("number", "count", "total") and (not _DATE_WORDS.isdisjoint(words) or words[-1] in ("from", "to"))
+    if not words or words[0] in ("number", "count", "total"): return False
+    return not _DATE_WORDS.isdisjoint(words) or words[-1] in ("from", "to")
 
 # %% ../nbs/02_files.ipynb #32d807b7
 def parse_value(
@@ -172,7 +177,8 @@ def _years(year, month, day, text):
 class _Dtype:
     "Stands in for `numpy.dtype`: plain numbers only."
     def __init__(self, spec="", *_):
-        if not isinstance(spec, str) or not re.fullmatch(r"[<>=|]?([fiu][1248]|b1)", spec): raise DataError(f"holds arrays of type {spec!r}, not of numbers")
+        if not isinstance(spec, str) or not re.fullmatch(r"[<>=|]?([fiu][1248]|b1)", spec):
+            raise DataError(f"holds arrays of type {spec!r}, not of numbers")
         self.dtype = np.dtype(spec)
     def __setstate__(self, state):
         if state[1] in ("<", ">"): self.dtype = self.dtype.newbyteorder(state[1])
@@ -218,7 +224,9 @@ def load_numpy_pickle(
     "The arrays of a pickle; nothing in the file is run. Raises `DataError` for anything but numbers."
     try:
         with open_bytes(path) as f: found = _NumpyOnly(f, encoding="latin1").load()
-        if not isinstance(found, dict): raise DataError(f"holds a {type(found).__name__.strip('_').lower()}, not a dictionary {{entity id: features}}")
+        if not isinstance(found, dict): raise DataError("holds something else than a dictionary {entity id: features}")
         return {int(k): v.value if isinstance(v, _Array) else np.asarray(v, np.float32) for k, v in found.items()}
-    except DataError as e: raise DataError(e.message, file=path, remedy=e.remedy or "do not trust this file; get it from its publisher") from None
-    except Exception as e: raise DataError(f"not a pickle of arrays ({type(e).__name__}: {e})", file=path, remedy="download it again") from None
+    except DataError as e:
+        raise DataError(e.message, file=path, remedy=e.remedy or "do not trust this file; get it from its publisher") from None
+    except Exception as e:
+        raise DataError(f"not a pickle of arrays ({type(e).__name__}: {e})", file=path, remedy="download it again") from None

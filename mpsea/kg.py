@@ -101,7 +101,8 @@ class Numbers:
         if not len(entity) == len(key) == len(value) == len(kind):
             raise DataError(f"numbers: columns of {len(entity)}, {len(key)}, {len(value)} and {len(kind)} rows")
         if not np.isin(kind, tuple(Kind)).all(): raise DataError("numbers.kind: holds something else than the values of Kind")
-        _set(self, entity=entity, key=key, value=_finite(value, "numbers.value", (len(entity),), np.float64), kind=_freeze(kind.astype(np.uint8)))
+        value = _finite(value, "numbers.value", (len(entity),), np.float64)
+        _set(self, entity=entity, key=key, value=value, kind=_freeze(kind.astype(np.uint8)))
 
     def __len__(self): return len(self.entity)
 
@@ -120,7 +121,8 @@ class Images:
         entity = _ids(self.entity, "images.entity")
         feature = _finite(self.feature, "images.feature", (len(entity), None), np.float32)
         order = np.argsort(entity, kind="stable")
-        if len(np.unique(entity)) < len(entity): raise DataError("images.entity: an entity has two rows", remedy="keep or average one per entity")
+        if len(np.unique(entity)) < len(entity):
+            raise DataError("images.entity: an entity has two rows", remedy="give one row for each entity, e.g. the mean")
         if len(entity) and feature.shape[1] == 0: raise DataError("images.feature: rows of width 0")
         if (np.diff(order) != 1).any(): entity, feature = _freeze(entity[order]), _freeze(feature[order])
         _set(self, entity=entity, feature=feature)
@@ -275,7 +277,8 @@ def _require_parts(pair, split, valid_ratio):
     for part, asked, remedy in (("seeds", True, "raise seed_ratio, lower valid_ratio, or give more links"),
                                 ("valid", valid_ratio > 0, "raise valid_ratio or seed_ratio, or set valid_ratio to 0"),
                                 ("test", True, "lower seed_ratio, or give more links")):
-        if asked and not len(getattr(split, part)): raise DataError(f"{pair.name}: none of {len(pair.links)} links left for {part}", remedy=remedy)
+        if asked and not len(getattr(split, part)):
+            raise DataError(f"{pair.name}: none of {len(pair.links)} links left for {part}", remedy=remedy)
 
 # %% ../nbs/01_kg.ipynb #39f340b7
 def summarise_pair(
@@ -283,10 +286,10 @@ def summarise_pair(
 ):
     "Counts of both graphs as a `pandas.DataFrame`, one row a graph."
     import pandas as pd
-    rows = [{"dataset": pair.title, "KG": kg.name, "entities": len(kg.entities), "relations": len(kg.relations), "attributes": len(kg.attributes),
-             "relation triples": len(kg.triples), "attribute triples": len(kg.attribute_triples), "numerical keys": len(kg.keys),
-             "numerical triples": len(kg.numbers), "pictured": len(kg.pictured), "images": 0 if kg.images is None else len(kg.images),
-             "links": len(pair.links)} for kg in (pair.source, pair.target)]
+    rows = [{"dataset": pair.title, "KG": kg.name, "entities": len(kg.entities), "relations": len(kg.relations),
+             "attributes": len(kg.attributes), "relation triples": len(kg.triples), "attribute triples": len(kg.attribute_triples),
+             "numerical keys": len(kg.keys), "numerical triples": len(kg.numbers), "pictured": len(kg.pictured),
+             "images": 0 if kg.images is None else len(kg.images), "links": len(pair.links)} for kg in (pair.source, pair.target)]
     return pd.DataFrame(rows).set_index(["dataset", "KG"])
 
 # %% ../nbs/01_kg.ipynb #b2817407

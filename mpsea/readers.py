@@ -60,7 +60,8 @@ def read_h5_images(
     except OSError as e: raise DataError(f"not an HDF5 file ({e})", file=path, remedy="download it again") from None
     with file as f:
         here = [(e, i) for e, i in zip(entity.tolist(), image) if i in f]
-        if not here: raise DataError("holds none of the images of the index", file=path, remedy="check that index and features belong together")
+        if not here:
+            raise DataError("holds none of the images of the index", file=path, remedy="check that index and features belong together")
         return mean_images(((e, np.asarray(f[i])) for e, i in here), path)
 
 
@@ -75,8 +76,10 @@ def mean_images(
         except (TypeError, ValueError): raise DataError(f"image of entity {entity}: not numbers", file=path) from None
         width = width or len(feature)
         if len(feature) != width or not width:
-            raise DataError(f"image of entity {entity} has width {len(feature)}, others {width}", file=path, remedy="take all features from one network")
-        if not np.isfinite(feature).all(): raise DataError(f"image of entity {entity} holds NaN or infinity", file=path, remedy="leave it out, or compute it again")
+            raise DataError(f"image of entity {entity} has width {len(feature)}, others {width}", file=path,
+                            remedy="take all features from one network")
+        if not np.isfinite(feature).all():
+            raise DataError(f"image of entity {entity} holds NaN or infinity", file=path, remedy="leave it out, or compute it again")
         rows.setdefault(entity, []).append(feature)
     return Images(np.array(list(rows), np.int32), np.array([f[0] if len(f) == 1 else np.mean(f, 0) for f in rows.values()]))
 
@@ -105,8 +108,9 @@ class _Draft:
             attribute_triples = distinct(np.stack([numbers.entity, numbers.key], 1))
         h5 = self.folder/f"{self.name}_ImageData.h5"
         images = read_h5_images(h5, e[self.pictured], self.image) if features and self.image and h5.is_file() else None
-        return KnowledgeGraph(self.name, entities, relations, distinct(np.stack([e[head], r[relation], e[tail]], 1)), keys, attribute_triples, keys,
-                              numbers, images, np.unique(e[self.pictured]), labels_from_iris(entities))
+        triples = distinct(np.stack([e[head], r[relation], e[tail]], 1))
+        return KnowledgeGraph(self.name, entities, relations, triples, keys, attribute_triples, keys, numbers, images,
+                              np.unique(e[self.pictured]), labels_from_iris(entities))
 
 # %% ../nbs/03_readers.ipynb #ab548929
 def distinct_numbers(
@@ -134,7 +138,8 @@ def shortfall(
     for kg in graphs:
         published = PUBLISHED_TRIPLES.get(kg.name, 0)
         if len(kg.triples) < published: notes.append(f"{min(round(100 * len(kg.triples) / published), 99)} % of {kg.name}'s triples")
-    for what, lacking in (("attributes", [kg.name for kg in graphs if not kg.attributes]), ("images", [kg.name for kg in graphs if kg.images is None])):
+    for what, absent in (("attributes", lambda kg: not kg.attributes), ("images", lambda kg: kg.images is None)):
+        lacking = [kg.name for kg in graphs if absent(kg)]
         if len(lacking) == len(graphs): notes.append(f"no {what}")
         elif lacking: notes.append(f"no {what} of {lacking[0]}")
     return ", ".join(notes)
@@ -166,8 +171,8 @@ def _require_known(draft, names, path):
     "An entity known only from a link is possible; when most are, the file belongs to other graphs."
     unknown = [n for n in names if n not in draft.entities]
     if 2 * len(unknown) > len(names):
-        raise DataError(f"{len(unknown):,} of {len(names):,} linked entities occur nowhere in {draft.name}, e.g. {unknown[0].decode()!r}", file=path,
-                        remedy="the source comes first in a line, the target third; check that the links belong to these graphs")
+        raise DataError(f"{len(unknown):,} of {len(names):,} linked entities occur nowhere in {draft.name}, e.g. {unknown[0].decode()!r}",
+                        file=path, remedy="the source comes first in a line, the target third; check that the links belong to these graphs")
 
 
 class _Reading(Progress):
@@ -193,8 +198,10 @@ def read_id_names(
             if not text.strip(): continue
             number, _, name = text.strip("\r").partition("\t")
             if not name.strip() or not _ID.fullmatch(number):
-                raise DataError(f"expected a number, a tab and a name, found {text[:60]!r}", file=path, line=line, remedy="correct the line")
-            if int(number) in names: raise DataError(f"id {number} occurs twice", file=path, line=line, remedy="give every entity its own id")
+                raise DataError(f"expected a number, a tab and a name, found {text[:60]!r}", file=path, line=line,
+                                remedy="correct the line")
+            if int(number) in names:
+                raise DataError(f"id {number} occurs twice", file=path, line=line, remedy="give every entity its own id")
             names[int(number)] = bare_name(name.strip())
     if not names: raise DataError("no names", file=path, remedy="the file is empty: download it again")
     ids = np.array(sorted(names), np.int64)
@@ -247,7 +254,8 @@ def read_attributes(
             found = [a.strip().encode() for a in row[1:] if a.strip()]
             entity += [i] * len(found)
             attribute += found
-    if not entity: raise DataError("none of the entities is known by its name", file=path, remedy="check that attributes and entities belong together")
+    if not entity:
+        raise DataError("none of the entities is known by its name", file=path, remedy="check that attributes and entities belong together")
     return np.stack([np.array(entity, np.int32), names.encode(attribute)], 1)
 
 # %% ../nbs/03_readers.ipynb #adf444b1
@@ -260,11 +268,11 @@ def read_ids(
 ) -> KGPair:
     "A pair in numbered files."
     folder, name = Path(folder), name or Path(folder).resolve().name
-    link_files = [f for f in (find_file(folder/"ill_ent_ids", False),) if f] or [f for n in ("sup_ent_ids", "ref_ent_ids") if (f := find_file(folder/n, False))]
-    if not link_files: raise DataError("no links: neither ill_ent_ids nor sup_ent_ids or ref_ent_ids", file=folder, remedy="check the folder")
+    link_files = _link_files(folder)
     with _Reading(name, progress) as reading:
         ids, names = zip(*(read_id_names(find_file(folder/f"ent_ids_{i}"), reading.file) for i in (1, 2)))
-        if len(np.intersect1d(*ids)): raise DataError(f"id {np.intersect1d(*ids)[0]} is in both graphs", file=folder/"ent_ids_2", remedy="number the entities of both graphs in one sequence")
+        for i in np.intersect1d(*ids)[:1]:
+            raise DataError(f"id {i} is in both graphs", file=folder/"ent_ids_2", remedy="number the entities of both in one sequence")
         links = distinct(np.concatenate([read_id_rows(f, ids, reading.file) for f in link_files]))
         picked = (images or find_feature_pickle(folder)) if features else None
         pictures = split_features(load_numpy_pickle(picked), ids, picked) if picked else (None, None)
@@ -274,18 +282,26 @@ def read_ids(
     return KGPair(*graphs, links, name, shortfall(*graphs))
 
 
+def _link_files(folder):
+    "All links in one file, or supervision and reference apart."
+    found = [[f for n in names if (f := find_file(folder/n, False))] for names in (["ill_ent_ids"], ["sup_ent_ids", "ref_ent_ids"])]
+    if not any(found):
+        raise DataError("no links: neither ill_ent_ids nor sup_ent_ids or ref_ent_ids", file=folder, remedy="check the folder")
+    return found[0] or found[1]
+
+
 def _numbered_graph(folder, number, name, ids, names, images, report):
     rows = read_id_rows(find_file(folder/f"triples_{number}"), [ids, None, ids], report)
     used, relation = np.unique(rows[:, 1], return_inverse=True)
     relation_file = find_file(folder/f"rel_ids_{number}", False) or find_file(folder/"rel_ids", False)
-    called = dict(zip(*(x.tolist() if hasattr(x, "tolist") else x for x in read_id_names(relation_file)))) if relation_file else {}
+    numbered = read_id_names(relation_file, report) if relation_file else (used[:0], ())
+    called = dict(zip(numbered[0].tolist(), numbered[1]))
     relations = [called.get(i, str(i)) for i in used.tolist()]
     attribute_file, attributes = find_file(folder/f"training_attrs_{number}", False), Vocabulary()
-    attribute_triples = read_attributes(attribute_file, names, attributes, report) if attribute_file else None
+    found = read_attributes(attribute_file, names, attributes, report) if attribute_file else np.zeros((0, 2), np.int32)
     attribute_names, new = attributes.final()
-    if attribute_triples is not None: attribute_triples = distinct(np.stack([attribute_triples[:, 0], new[attribute_triples[:, 1]]], 1))
-    triples = np.stack([rows[:, 0], relation.ravel(), rows[:, 2]], 1)
-    return KnowledgeGraph(name, names, relations, triples, attribute_names, attribute_triples, images=images, labels=labels_from_iris(names))
+    return KnowledgeGraph(name, names, relations, np.stack([rows[:, 0], relation.ravel(), rows[:, 2]], 1), attribute_names,
+                          distinct(np.stack([found[:, 0], new[found[:, 1]]], 1)), images=images, labels=labels_from_iris(names))
 
 # %% ../nbs/03_readers.ipynb #f613db41
 def find_feature_pickle(
@@ -307,7 +323,8 @@ def split_features(
     known = [dict(zip(i.tolist(), range(len(i)))) for i in ids]
     strange = [k for k in features if not any(k in side for side in known)]
     if 2 * len(strange) > len(features) or not features:
-        raise DataError(f"{len(strange):,} of {len(features):,} ids are no entities, e.g. {strange[:1]}", file=path, remedy="check that features and entities belong together")
+        raise DataError(f"{len(strange):,} of {len(features):,} ids are no entities, e.g. {strange[:1]}", file=path,
+                        remedy="check that features and entities belong together")
     sides = [[(side[k], v) for k, v in features.items() if k in side] for side in known]
     widths = {np.size(v) for v in features.values()}
     if len(widths) > 1: raise DataError(f"features of widths {sorted(widths)}", file=path, remedy="take all features from one network")
