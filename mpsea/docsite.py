@@ -74,10 +74,11 @@ def page_name(
 
 
 def rename_links(
-    text: str,  # Markdown, or the YAML of the navigation
+    text: str,              # Markdown, or the YAML of the navigation
+    before: str = r"\]\(",  # what stands before a link; in Markdown `](`
 ):
     "The text with links to notebooks renamed."
-    return re.sub(r"(?<![\w./:-])((?:\.{1,2}/)*(?:[\w-]+/)*[\w-]+\.ipynb)(?=[\s)#\"'\]]|$)", lambda m: page_name(m[1]), text)
+    return re.sub(rf"({before})((?:[\w.-]+/)*[\w-]+\.ipynb)(?![\w.])", lambda m: m[1] + page_name(m[2]), text)
 
 # %% ../nbs/81_docsite.ipynb #606f0b7b
 def stage(
@@ -95,7 +96,7 @@ def stage(
         if new.exists(): raise SiteError(f"two notebooks want the page {new.stem}.html", file=path.name, remedy="rename one of them")
         new.write_text(json.dumps(nb, ensure_ascii=False), encoding="utf-8")
     for path in filter(Path.exists, (folder/"_quarto.yml", folder/"sidebar.yml")):
-        path.write_text(rename_links(path.read_text("utf-8")), "utf-8")
+        path.write_text(rename_links(path.read_text("utf-8"), r"- |href: |\[|, "), "utf-8")
     return folder
 
 

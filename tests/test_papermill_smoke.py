@@ -55,6 +55,6 @@ def test_it_leaves_a_whole_run(executed):
 def test_an_unknown_parameter_is_an_error(tmp_path):
     "papermill itself only warns."
     with pytest.raises(papermill.PapermillExecutionError) as e:
-        papermill.execute_notebook(ROOT / "nbs" / "experiments" / "train.ipynb", tmp_path / "out.ipynb", cwd=tmp_path, kernel_name="python3",
-                                   parameters={**SMOKE["train"], "temprature": 0.1}, progress_bar=False, store_widget_state=False)
+        papermill.execute_notebook(ROOT / "nbs" / "experiments" / "train.ipynb", tmp_path / "out.ipynb", cwd=tmp_path,
+                                   parameters={**SMOKE["train"], "temprature": 0.1}, kernel_name="python3", progress_bar=False)
     assert re.search("temperature", str(e.value)), "the error suggests the right name"
