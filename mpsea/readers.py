@@ -52,6 +52,7 @@ def read_h5_images(
     path,               # HDF5 file, one dataset of D floats for each image id
     entity: np.ndarray, # int32 [P] entity of each index line
     image: list,        # image id of each index line
+    report=None,        # called with the number of bytes read so far
 ) -> Images:
     "Image features of a graph."
     try: import h5py
@@ -62,7 +63,15 @@ def read_h5_images(
         here = [(e, i) for e, i in zip(entity.tolist(), image) if i in f]
         if not here:
             raise DataError("holds none of the images of the index", file=path, remedy="check that index and features belong together")
-        return mean_images(((e, np.asarray(f[i])) for e, i in here), path)
+        return mean_images(_reported(((e, np.asarray(f[i])) for e, i in here), report), path)
+
+
+def _reported(features, report):
+    read = 0
+    for entity, feature in features:
+        read += feature.nbytes
+        if report: report(read)
+        yield entity, feature
 
 
 def mean_images(
@@ -97,7 +106,7 @@ class _Draft:
         self.image = [i.decode() for c in columns for i in c[1]]
         self.pictured = self.entities.encode([e for c in columns for e in c[0]])
 
-    def graph(self, features):
+    def graph(self, features, report):
         "The finished graph: names in order, triples distinct."
         (entities, e), (relations, r), (keys, k) = (v.final() for v in (self.entities, self.relations, self.keys))
         head, relation, tail = self.triples.T
@@ -107,7 +116,7 @@ class _Draft:
             numbers = distinct_numbers(e[entity], k[key], value, kind)
             attribute_triples = distinct(np.stack([numbers.entity, numbers.key], 1))
         h5 = self.folder/f"{self.name}_ImageData.h5"
-        images = read_h5_images(h5, e[self.pictured], self.image) if features and self.image and h5.is_file() else None
+        images = read_h5_images(h5, e[self.pictured], self.image, report) if features and self.image and h5.is_file() else None
         triples = distinct(np.stack([e[head], r[relation], e[tail]], 1))
         return KnowledgeGraph(self.name, entities, relations, triples, keys, attribute_triples, keys, numbers, images,
                               np.unique(e[self.pictured]), labels_from_iris(entities))
@@ -162,7 +171,7 @@ def read_mmkb(
         for draft, names in zip(drafts, columns): _require_known(draft, names, link_file)
         links = [draft.entities.encode(names) for draft, names in zip(drafts, columns)]
         orders = [draft.entities.final()[1] for draft in drafts]
-        graphs = [draft.graph(features) for draft in drafts]
+        graphs = [draft.graph(features, reading.file) for draft in drafts]
     links = distinct(np.stack([order[ids] for order, ids in zip(orders, links)], 1))
     return KGPair(*graphs, links, name, shortfall(*graphs))
 

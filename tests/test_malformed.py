@@ -1,4 +1,4 @@
-"""Whatever is wrong with the input: an error of ours that names place and remedy, or a stated rule. Never another exception, never silence."""
+"""Whatever is wrong with the input: an error of ours that names place and remedy, or a stated rule. Never another exception."""
 import gzip
 import os
 import pickle
