@@ -192,11 +192,21 @@ class GraphEncoder(nn.Module):
         self.table = nn.Parameter(torch.randn(n, dim) / math.sqrt(n))
         self.layers = nn.ModuleList(GraphAttention(dim, heads, kind, dropout) for _ in range(layers))
 
+        self.known = None
+
     def forward(self, ids):
         graph = drop_edges(self.graph, self.edge_dropout) if self.training and self.edge_dropout else self.graph
-        h = F.dropout(self.table, self.input_dropout, self.training)
-        for layer in self.layers[:-1]: h = F.elu(layer(h, graph))                     # [N, d]
+        h = self.hidden(graph) if self.known is None else self.known
         return self.layers[-1](h, select_rows(graph, ids), ids)                       # [B, d]
+
+    def hidden(self, graph):
+        "The states below the last layer, of all entities [N, d]."
+        h = F.dropout(self.table, self.input_dropout, self.training)
+        for layer in self.layers[:-1]: h = F.elu(layer(h, graph))
+        return h
+
+    def remember(self): self.known = self.hidden(self.graph)      # for many batches with the same weights
+    def forget(self): self.known = None
 
 # %% ../nbs/10_encoders.ipynb #6b7d8836
 class FeatureEncoder(nn.Module):

@@ -52,7 +52,7 @@ class Policy(nn.Module):
         "The action taken and its reward, less the baseline."
         if self.action == "label": action = label
         elif self.action == "argmax": action = logits.argmax(1)
-        else: action = torch.multinomial(logits.detach().float().softmax(1), 1)[:, 0]
+        else: action = (torch.rand(len(logits), device=logits.device) < logits.detach().float().softmax(1)[:, 1]).long()
         signed = torch.where(action == label, reward, -reward)
         if self.baseline == "mean" and self.action != "label": signed = signed - signed.mean()
         return signed, action
