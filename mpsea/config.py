@@ -46,6 +46,7 @@ class FeatureOptions:
     relation_width: int = option(1000, "most frequent relations kept in the bag of words (Eq. 2)", low=1)
     attribute_width: int = option(1000, "most frequent attributes kept in the bag of words (Eq. 2)", low=1)
     relation_norm: str = option("none", "scaling of the relation counts", ("none", "log1p", "l2"))
+    relation_direction: str = option("merged", "a relation is one word, or one as head and one as tail", ("merged", "separate"))
     number_norm: str = option("per_key", "normalisation of values; per_entity is the paper's wording", ("per_key", "per_entity"))
     missing_image: str = option("normal", "features of entities without a picture; normal is EVA's rule (Eq. 3)",
                                 ("normal", "zero", "mean", "mask", "propagate"))
@@ -57,6 +58,7 @@ class EncoderOptions:
     method: str = option("mpsea", "registered model", ("mpsea",))
     dim: int = option(300, "width of every modality's embedding", low=4)
     gat: str = option("multi", "graph attention: separate W_i and W_j (Eq. 1), shared W (repl. GAT), or MEAformer's diagonal", ("multi", "shared", "diag"))
+    gat_init: str = option("xavier", "first weights of the graph attention: random, or the identity", ("xavier", "identity"))
     gat_layers: int = option(2, "graph attention layers", low=1, high=6)
     gat_heads: int = option(2, "graph attention heads, averaged", low=1)
     gat_dropout: float = option(0., "dropout on the edge attention", low=0., high=.95)

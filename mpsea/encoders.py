@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Adjacency', 'csr', 'adjacency', 'select_rows', 'drop_edges', 'EdgeProduct', 'EdgeScore', 'full_precision', 'sampled',
-           'GraphAttention', 'edge_attention', 'edge_message', 'GraphEncoder', 'FeatureEncoder', 'expand',
+           'GraphAttention', 'edge_attention', 'edge_message', 'Elu', 'GraphEncoder', 'FeatureEncoder', 'expand',
            'NumberEncoder']
 
 # %% ../nbs/10_encoders.ipynb #5b3d21fa
@@ -131,6 +131,7 @@ class GraphAttention(nn.Module):
                  heads: int = 2,           # H, averaged
                  kind: str = "multi",      # multi, shared or diag
                  dropout: float = 0.,      # on the edge attention
+                 init: str = "xavier",     # first weights: random, or the identity (what diag always has)
                  ):
         super().__init__()
         self.kind, self.heads, self.dropout = kind, heads, dropout
@@ -140,7 +141,7 @@ class GraphAttention(nn.Module):
         self.omega = nn.Parameter(torch.empty(heads, 2, dim))
         for p in (self.w_neighbour, self.w_self):
             if p is not None and p.dim() == 3:
-                for w in p: nn.init.xavier_uniform_(w)
+                for w in p: (nn.init.eye_ if init == "identity" else nn.init.xavier_uniform_)(w)
         bound = 1 / math.sqrt(2 * dim)
         nn.init.uniform_(self.omega, -bound, bound)
 
@@ -174,6 +175,18 @@ def edge_message(self, summed, head):
 GraphAttention.attention, GraphAttention.message = edge_attention, edge_message
 
 # %% ../nbs/10_encoders.ipynb #dc767ca8
+class Elu(torch.autograd.Function):
+    "ELU by `exp`; its gradient is read off the output."
+    @staticmethod
+    def forward(ctx, x):
+        y = torch.where(x > 0, x, x.clamp(max=0).exp_().sub_(1))
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad): return grad * ctx.saved_tensors[0].clamp(max=0).add_(1)
+
+# %% ../nbs/10_encoders.ipynb #6b7d8836
 class GraphEncoder(nn.Module):
     "Entity table and graph attention layers: entity ids [B] → x^g [B, d]."
     def __init__(self,
@@ -185,12 +198,13 @@ class GraphEncoder(nn.Module):
                  dropout: float = 0.,      # on the edge attention
                  edge_dropout: float = 0.,     # share of edges left out of a training step
                  input_dropout: float = 0.,    # on the entity table
+                 init: str = "xavier",         # first weights of the layers, or identity
                  ):
         super().__init__()
         self.graph, self.edge_dropout, self.input_dropout = graph, edge_dropout, input_dropout
         n = graph.shape[0]
         self.table = nn.Parameter(torch.randn(n, dim) / math.sqrt(n))
-        self.layers = nn.ModuleList(GraphAttention(dim, heads, kind, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(GraphAttention(dim, heads, kind, dropout, init) for _ in range(layers))
 
         self.known = None
 
@@ -202,13 +216,13 @@ class GraphEncoder(nn.Module):
     def hidden(self, graph):
         "The states below the last layer, of all entities [N, d]."
         h = F.dropout(self.table, self.input_dropout, self.training)
-        for layer in self.layers[:-1]: h = F.elu(layer(h, graph))
+        for layer in self.layers[:-1]: h = Elu.apply(layer(h, graph))
         return h
 
     def remember(self): self.known = self.hidden(self.graph)      # for many batches with the same weights
     def forget(self): self.known = None
 
-# %% ../nbs/10_encoders.ipynb #6b7d8836
+# %% ../nbs/10_encoders.ipynb #c55698cb
 class FeatureEncoder(nn.Module):
     "A linear layer over rows of a fixed feature matrix: ids [B] → [B, d] (Eq. 2, 3)."
     def __init__(self,
@@ -222,7 +236,7 @@ class FeatureEncoder(nn.Module):
 
     def forward(self, ids): return self.project(F.dropout(self.features[ids], self.dropout, self.training))
 
-# %% ../nbs/10_encoders.ipynb #c55698cb
+# %% ../nbs/10_encoders.ipynb #67793eab
 def expand(
     value: Tensor,    # [V] normalised values
     kind: str,        # dnef, rbf or fourier
@@ -236,7 +250,7 @@ def expand(
     angles = value[:, None] * (2. ** torch.arange(width // 2, device=value.device) / 4)
     return torch.cat([angles.sin(), angles.cos()], 1)
 
-# %% ../nbs/10_encoders.ipynb #3fe79665
+# %% ../nbs/10_encoders.ipynb #29e93bc4
 class NumberEncoder(nn.Module):
     "Values of an entity → x^n [B, d] (Eq. 4): scale and shift per key, feed-forward, mean."
     def __init__(self,

@@ -270,11 +270,14 @@ def _joint(pair, vocabulary, columns):
     return names, *(np.concatenate(x) for x in zip(*parts))
 
 
-def _relations(pair, width, norm):
+def _relations(pair, width, norm, direction):
+    if direction not in ("merged", "separate"): raise ConfigError(f"relation_direction is {direction!r}", remedy="use merged or separate")
+    words = 2 if direction == "separate" else 1                            # a relation is one word, or one as head and one as tail
     both_ends = lambda k: (np.concatenate([k.triples[:, 0], k.triples[:, 2]]), np.tile(k.triples[:, 1], 2))
     names, entity, word = _joint(pair, "relations", both_ends)
-    bag, columns = bag_of_words(entity, word, pair.num_entities, width, norm)
-    return bag, tuple(names[i] for i in columns)
+    ends = [np.repeat([0, words - 1], len(k.triples)) for k, _ in _sides(pair)]
+    bag, columns = bag_of_words(entity, word * words + np.concatenate(ends), pair.num_entities, width * words, norm)
+    return bag, tuple(names[i // words] + (" (tail)" if i % words else "") for i in columns)
 
 
 def _attributes(pair, width):
@@ -294,6 +297,7 @@ def build_features(
     relation_width: int = 1000,       # at most so many relations, the most frequent of both KGs
     attribute_width: int = 1000,      # at most so many attributes
     relation_norm: str = "none",      # none, log1p or l2
+    relation_direction: str = "merged",   # merged, or separate: one column as head and one as tail
     number_norm: str = "per_key",     # per_key or per_entity
     missing_image: str = "normal",    # normal, zero, mean, mask or propagate
     seed: int = 0,                    # for the pictures that are drawn
@@ -302,7 +306,7 @@ def build_features(
     n = pair.num_entities
     edges = np.concatenate([k.triples[:, [0, 2]].astype(np.int64) + shift for k, shift in _sides(pair)])
     graph = build_graph(edges, n)
-    relation, relation_names = _relations(pair, relation_width, relation_norm)
+    relation, relation_names = _relations(pair, relation_width, relation_norm, relation_direction)
     attribute, attribute_names = _attributes(pair, attribute_width)
     numbers = _numbers(pair, number_norm)
     pictures = [(k.images.entity + shift, k.images.feature) for k, shift in _sides(pair) if k.images is not None]

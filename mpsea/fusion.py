@@ -111,9 +111,9 @@ class PreSynergisticFusion(nn.Module):
         y = self.normed(x, "1") if self.norm == "pre" else x
         q, k, v = self.project(y)                                                     # [B, H, M, d / H]
         mixed, beta = self.cross(q, k, v, present) if self.plan.crossing else (None, None)
-        parts = [self.graph_heads(q, v, neighbours) if m in self.plan.alone else mixed[:, self.plan.crossing.index(m)] for m in self.plan.modalities]
-        outs = [self.out["alone" if m in self.plan.alone else "crossing"](p) for m, p in zip(self.plan.modalities, parts)]
-        x = x + F.dropout(torch.stack(outs, 1), self.dropout, self.training)
+        outs = [self.out["alone"](self.graph_heads(q, v, neighbours))[:, None]] if self.plan.alone else []
+        if self.plan.crossing: outs.append(self.out["crossing"](mixed))
+        x = x + F.dropout(torch.cat(outs, 1), self.dropout, self.training)
         if self.norm == "post": x = self.normed(x, "1")
         return self.feed(x), beta
 
@@ -145,16 +145,21 @@ def graph_heads(self, q, v, neighbours):
 
 
 def normed(self, x, which):
-    "Layer norm, one for the graph token and one for the others."
-    return torch.stack([self.norms[("alone" if m in self.plan.alone else "crossing") + which](x[:, i]) for i, m in enumerate(self.plan.modalities)], 1)
+    "Layer norm, one for the graph token (which comes first) and one for the others."
+    g = len(self.plan.alone)
+    parts = [self.norms[k + which](part) for k, part in (("alone", x[:, :g]), ("crossing", x[:, g:])) if part.shape[1]]
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
 def feed(self, x):
-    "Feed-forward with residual and norm; textual tokens share one network."
+    "Feed-forward with residual and norm; the textual tokens, which stand together, share one network."
     y = self.normed(x, "2") if self.norm == "pre" else x
-    kind = {Modality.GRAPH: "graph", Modality.IMAGE: "image"}
-    y = torch.stack([self.ffn[kind.get(m, "text")](y[:, i]) for i, m in enumerate(self.plan.modalities)], 1)
-    x = x + F.dropout(y, self.dropout, self.training)
+    kinds = [{Modality.GRAPH: "graph", Modality.IMAGE: "image"}.get(m, "text") for m in self.plan.modalities]
+    parts = []
+    for kind in dict.fromkeys(kinds):
+        tokens = y[:, kinds.index(kind):kinds.index(kind) + kinds.count(kind)]
+        parts.append(self.ffn[kind](tokens.flatten(0, 1)).view_as(tokens))
+    x = x + F.dropout(torch.cat(parts, 1), self.dropout, self.training)
     return self.normed(x, "2") if self.norm == "post" else x
 
 

@@ -34,7 +34,7 @@ class Contrastive(torch.autograd.Function):
         ab, aa, bb = e(a, b), e(a, a).fill_diagonal_(0.), e(b, b).fill_diagonal_(0.)
         rows = lambda x, dim: x.sum(dim, dtype=torch.float if bf16 else None)
         za, zb = rows(ab, 1) + rows(aa, 1), rows(ab, 0) + rows(bb, 0)                 # partition functions, [B]
-        confused = ab.clone().fill_diagonal_(-1.).argmax(1) if hardest else torch.empty(0, dtype=torch.long, device=a.device)
+        confused = ab.clone().fill_diagonal_(-1.).max(1).indices if hardest else torch.empty(0, dtype=torch.long, device=a.device)
         ctx.save_for_backward(a, b, ab, aa, bb, 1 / za, 1 / zb)
         ctx.tau = tau
         ctx.mark_non_differentiable(confused)
@@ -56,10 +56,9 @@ def pulled(
     y: Tensor,  # [B] scale of the columns
     z: Tensor,  # [B, d]
 ):
-    "`(e * (x_i + y_j)) @ z`. In 16 bit one wider product is cheaper than touching the matrix again."
-    if e.dtype != torch.bfloat16: return (e * (x[:, None] + y)) @ z
-    both = (e @ torch.cat([z, (y[:, None] * z).to(z.dtype)], 1)).float()              # [B, 2d]
-    return x[:, None] * both[:, :z.shape[1]] + both[:, z.shape[1]:]
+    "`(e * (x_i + y_j)) @ z`, in the precision of e, [B, d]."
+    scale = x.to(e.dtype)[:, None] + y.to(e.dtype)
+    return (torch.mul(e, scale, out=scale) @ z).to(x.dtype)
 
 
 def contrastive(

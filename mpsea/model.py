@@ -46,7 +46,8 @@ def encoder_of(
     "The encoder of one modality (Eq. 1 to 4)."
     if modality is Modality.GRAPH:
         graph = adjacency(features.graph.row, features.graph.col, (features.num_entities,) * 2)
-        return GraphEncoder(graph, config.dim, config.gat_layers, config.gat_heads, config.gat, config.gat_dropout, config.edge_dropout, config.input_dropout)
+        return GraphEncoder(graph, config.dim, config.gat_layers, config.gat_heads, config.gat, config.gat_dropout, config.edge_dropout, config.input_dropout,
+                            config.gat_init)
     if modality is Modality.NUMBER: return NumberEncoder(features.numbers, config.dim, config.number_encoder)
     matrix = {Modality.RELATION: features.relation, Modality.ATTRIBUTE: features.attribute, Modality.IMAGE: features.image}[modality]
     return FeatureEncoder(matrix, config.dim, 0. if modality is Modality.IMAGE else config.input_dropout)

@@ -49,7 +49,8 @@ def prepare(
     folder = RunFolder(run_dir or Path("runs")/run_name(config.dict(), config.hash()))
     claim(folder, config, fresh)
     pair = load(config.dataset, config.data_dir)
-    features = build_features(pair, config.relation_width, config.attribute_width, config.relation_norm, config.number_norm, config.missing_image, config.seed).to(device)
+    c = config
+    features = build_features(pair, c.relation_width, c.attribute_width, c.relation_norm, c.relation_direction, c.number_norm, c.missing_image, c.seed).to(device)
     task = make_task(pair, config, device)
     folder.path.mkdir(parents=True, exist_ok=True)
     write_json(folder.config, {**config.dict(), "data_dir": ""})
