@@ -22,17 +22,16 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(STAMP)  ## the main job: train on the embedded sample, print the results, write runs/
-	@$(BIN)/mpsea train --dataset world --fresh $(ARGS)
+	@$(BIN)/mpsea train --params world --fresh $(ARGS)
 
 test: $(STAMP)  ## all tests: the notebooks' own, and those in tests/
 	@echo "== notebooks"
-	@OMP_NUM_THREADS=1 MPSEA_PROGRESS=0 $(BIN)/nbdev_test --n_workers 2 --timing
+	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
 	@echo "== tests/"
-	@OMP_NUM_THREADS=1 MPSEA_PROGRESS=0 $(BIN)/python -m pytest -q $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(ARGS)
 
 docs: $(STAMP)  ## build the site into _docs/ (a broken link is an error); look at it with: make docs ARGS=serve
-	@$(BIN)/python -c "from mpsea.docsite import build_site; print(build_site(strict=True))"
-	@if [ "$(ARGS)" = serve ]; then $(BIN)/python -c "from mpsea.docsite import serve_site; serve_site()"; fi
+	@$(BIN)/python -c "from mpsea.docsite import main; main(serve='$(ARGS)' == 'serve')"
 
 readme: $(STAMP)  ## write README.md from nbs/index.ipynb
 	@$(BIN)/python -c "from mpsea.docsite import make_readme; print('README.md', 'written' if make_readme() else 'is up to date')"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NUMBERED', 'FORMULA', 'CDN', 'LINK', 'README_NOTE', 'SiteError', 'sources', 'process_notebooks', 'add_scripts',
            'page_name', 'rename_links', 'stage', 'rename_in', 'with_mathml', 'render_smalldocs', 'render_quarto',
-           'BuiltSite', 'install_site', 'pick_engine', 'build_site', 'QuietHandler', 'serve_site', 'repo_link',
+           'BuiltSite', 'install_site', 'pick_engine', 'build_site', 'QuietHandler', 'serve_site', 'main', 'repo_link',
            'cell_markdown', 'output_markdown', 'readme_text', 'make_readme']
 
 # %% ../nbs/81_docsite.ipynb #d7752166
@@ -242,6 +242,18 @@ def serve_site(
     finally: server.server_close()
 
 # %% ../nbs/81_docsite.ipynb #25e8556b
+def main(
+    serve: bool = False,  # serve the site when it is built
+    root=None,            # the checkout
+):
+    "Build the site, strictly; an error ends the program with one message."
+    try:
+        site = build_site(strict=True, root=root)
+        print(site)
+        if serve: serve_site(site.path)
+    except SiteError as e: sys.exit(f"error: {e}")
+
+# %% ../nbs/81_docsite.ipynb #081aae69
 LINK = re.compile(r"(\]\(|(?:src|href)=\")([^)\"\s]+)")
 
 
@@ -256,7 +268,7 @@ def repo_link(
     target = Path(os.path.realpath(Path(folder)/path))
     return os.path.relpath(target, os.path.realpath(root)).replace(os.sep, "/") + mark + rest
 
-# %% ../nbs/81_docsite.ipynb #10e07960
+# %% ../nbs/81_docsite.ipynb #d3910918
 def cell_markdown(
     cell: dict,  # a notebook cell
 ):
@@ -279,7 +291,7 @@ def output_markdown(
     text = "".join(text).rstrip()
     return f"```text\n{text}\n```" if text else ""
 
-# %% ../nbs/81_docsite.ipynb #6abf7186
+# %% ../nbs/81_docsite.ipynb #4217a1d4
 README_NOTE = "<!-- Written by mpsea.docsite.make_readme from nbs/index.ipynb: edit that. -->"
 
 
