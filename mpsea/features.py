@@ -271,7 +271,7 @@ def _joint(pair, vocabulary, columns):
 
 
 def _relations(pair, width, norm, direction):
-    if direction not in ("merged", "separate"): raise ConfigError(f"relation_direction is {direction!r}", remedy="use merged or separate")
+    if direction not in ("merged", "separate"): raise ConfigError(f"unknown relation_direction {direction!r}", remedy="use one of merged, separate")
     words = 2 if direction == "separate" else 1                            # a relation is one word, or one as head and one as tail
     both_ends = lambda k: (np.concatenate([k.triples[:, 0], k.triples[:, 2]]), np.tile(k.triples[:, 1], 2))
     names, entity, word = _joint(pair, "relations", both_ends)
