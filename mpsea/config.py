@@ -234,7 +234,7 @@ def read_params(
     return said
 
 # %% ../nbs/07_config.ipynb #6f70d945
-NOT_PARAMETERS = {"In", "Out", "exit", "quit", "open", "get_ipython"}
+NOT_PARAMETERS = {"In", "Out", "exit", "quit", "open", "get_ipython", "published"}
 
 
 def from_notebook(
