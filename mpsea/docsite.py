@@ -103,8 +103,10 @@ def stage(
 def rename_in(
     nb: dict,  # a processed notebook
 ):
-    "The notebook with its links renamed, and without the page name that is meant for Quarto."
+    "The notebook with its links renamed, in text and in Markdown outputs, and without the page name that is meant for Quarto."
     for cell in nb["cells"]:
+        for data in (o.get("data") or {} for o in cell.get("outputs") or []):
+            if "text/markdown" in data: data["text/markdown"] = rename_links("".join(data["text/markdown"]))
         source = "".join(cell["source"])
         if cell["cell_type"] == "raw": cell["source"] = re.sub(r"(?m)^output-file:.*\n?", "", source)
         if cell["cell_type"] == "markdown": cell["source"] = rename_links(source)
