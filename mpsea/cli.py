@@ -18,6 +18,7 @@ import warnings
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from .config import Config, choice_note, guess
 from .core import MpseaError, RunError, read_json
@@ -166,8 +167,10 @@ def lab_command(
 ):
     "The command that opens JupyterLab."
     notebook, root = start_notebook(here)
+    page = quote(Path(notebook).resolve().relative_to(Path(root).resolve()).as_posix())
     options = ["--no-browser"] * args.no_browser + ([f"--port={args.port}"] if args.port else []) + args.jupyter
-    return [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={Path(root).resolve()}", *options, str(Path(notebook).resolve())]
+    where = [f"--ServerApp.root_dir={Path(root).resolve()}", f"--LabApp.default_url=/lab/tree/{page}"]
+    return [sys.executable, "-m", "jupyterlab", *where, *options]
 
 
 def lab(
@@ -175,7 +178,6 @@ def lab(
 ):
     "Become JupyterLab."
     command = lab_command(args, Path.cwd())
-    print(f"opening {os.path.relpath(command[-1])}", flush=True)
     os.execv(command[0], command)
 
 # %% ../nbs/80_cli.ipynb #62bcf227

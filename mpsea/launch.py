@@ -223,7 +223,7 @@ def showing_engine(
         @classmethod
         def execute_managed_notebook(cls, manager, kernel_name, start_timeout=60, **_):
             client = Client(manager, kernel_name=kernel_name, startup_timeout=start_timeout, timeout=None, store_widget_state=False,
-                            extra_arguments=["--IPKernelApp.log_level=40"])
+                            extra_arguments=["--IPKernelApp.log_level=50"])
             return client.execute(env={**QUIET, **os.environ})
     return Engine
 
