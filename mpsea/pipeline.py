@@ -8,7 +8,6 @@ __all__ = ['OWN', 'Prepared', 'prepare', 'claim', 'learn', 'conclude', 'peak_mem
 # %% ../nbs/45_pipeline.ipynb #2cd3c40f
 import resource
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from .features import build_features
 from .iterative import Promoter
 from .matching import align, write_alignment
 from .model import build_model
-from .runs import RunFolder, append_history, environment, read_history, run_name
+from .runs import RunFolder, append_history, environment, run_name
 from .train import attention_of, embed, fit, make_task, selections, use_selected, wants_bf16
 
 # %% ../nbs/45_pipeline.ipynb #f1a7efa4
@@ -50,7 +49,8 @@ def prepare(
     claim(folder, config, fresh)
     pair = load(config.dataset, config.data_dir)
     c = config
-    features = build_features(pair, c.relation_width, c.attribute_width, c.relation_norm, c.relation_direction, c.number_norm, c.missing_image, c.seed).to(device)
+    widths, rules = (c.relation_width, c.attribute_width), (c.relation_norm, c.relation_direction, c.number_norm, c.missing_image)
+    features = build_features(pair, *widths, *rules, c.seed).to(device)
     task = make_task(pair, config, device)
     folder.path.mkdir(parents=True, exist_ok=True)
     write_json(folder.config, {**config.dict(), "data_dir": ""})
@@ -142,7 +142,8 @@ def trained_model(
     from safetensors.torch import load_file
     model = build_model(ready.config, ready.features).to(ready.device)
     try: model.load_state_dict(load_file(ready.folder.model, device=str(ready.device)))
-    except Exception as e: raise RunError(f"does not fit this configuration ({type(e).__name__})", file=ready.folder.model, remedy="train again with fresh=True") from None
+    except Exception as e:
+        raise RunError(f"does not fit this configuration ({type(e).__name__})", file=ready.folder.model, remedy="train again with fresh=True") from None
     return model.eval()
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .core import ConfigError, Modality, Progress, RunError, TrainingError, atomic_path, pick_device, seed_everything
+from .core import Progress, RunError, TrainingError, atomic_path, seed_everything
 from .metrics import evaluate, ranks, summarise
 from .model import build_model
 
@@ -110,7 +110,7 @@ def valid_metrics(
     z = embed(model, torch.cat([task.valid[:, 0], task.valid[:, 1], task.free_target, task.free_source]), config.joint)
     v, t = len(task.valid), len(task.free_target)
     sides = ((z[:v], z[2 * v:2 * v + t], task.valid[:, 1], task.free_target), (z[v:2 * v], z[2 * v + t:], task.valid[:, 0], task.free_source))
-    found = [summarise(ranks(query, pool, torch.searchsorted(ids, gold), csls=0)) for query, pool, gold, ids in sides]
+    found = [summarise(ranks(query, pool, torch.searchsorted(ids, gold.contiguous()), csls=0)) for query, pool, gold, ids in sides]
     return {k: (found[0][k] + found[1][k]) / 2 for k in ("hits@1", "hits@10", "mrr")}
 
 # %% ../nbs/30_train.ipynb #5ed69f51
@@ -146,10 +146,12 @@ def save_state(
     config,         # Config it belongs to
 ):
     "Write the checkpoint to resume from, atomically."
-    generators = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+    gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    generators = {"cpu": torch.get_rng_state(), "cuda": gpu}
     plain = {k: getattr(state, k) for k in ("seeds", "epoch", "step", "seconds", "evaluations", "best", "extra")}
     with atomic_path(path) as p:
-        torch.save({"config": config.hash(), "model": state.model.state_dict(), "optimizer": state.optimizer.state_dict(), "generators": generators, **plain}, p)
+        learned = {"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
+        torch.save({"config": config.hash(), **learned, "generators": generators, **plain}, p)
 
 # %% ../nbs/30_train.ipynb #2c62a413
 def load_state(
@@ -198,7 +200,8 @@ def train_epoch(
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip or torch.inf)
         if not (loss.isfinite() and norm.isfinite()):
-            raise TrainingError(f"the loss is no longer finite in epoch {state.epoch + 1}", remedy="lower lr or raise temperature; the last good checkpoint is kept")
+            raise TrainingError(f"the loss is no longer finite in epoch {state.epoch + 1}",
+                                remedy="lower lr or raise temperature; the last good checkpoint is kept")
         state.optimizer.step()
         state.step += 1
         reports.append({"total": loss.detach(), **report})
