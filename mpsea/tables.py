@@ -313,7 +313,7 @@ def markdown_table(
     "The table as Markdown, numbers to the right. No cell can end its row or begin a tag other than `<a id>` and `<br>`."
     frame = pd.DataFrame(rows)
     cells = [[_cell(x) for x in row] for row in frame.itertuples(index=False)]
-    number = [all(re.match(r"[-+−]?[\d–]", row[i]) for row in cells) for i in range(frame.shape[1])]
+    number = [all(re.fullmatch(r"(\**[-+−]?[\d–][\d\s,.±+−–-]*\**)?", row[i]) for row in cells) for i in range(frame.shape[1])]
     lines = [[_cell(c) for c in frame.columns], ["---:" if n else "---" for n in number], *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -321,4 +321,5 @@ def markdown_table(
 def _cell(x):
     if x is None or x != x: return "–"
     text = f"{x:,}" if isinstance(x, (int, np.integer)) and not isinstance(x, bool) else " ".join(str(x).split())
+    text = text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")          # one number stays on one line
     return re.sub(r"<(?!a id=\"[\w-]+\">|/a>|br>)", "&lt;", text).replace("|", "\\|")
