@@ -59,6 +59,7 @@ class EncoderOptions:
     dim: int = option(300, "width of every modality's embedding", low=4)
     gat: str = option("multi", "graph attention: separate W_i and W_j (Eq. 1), shared W (repl. GAT), or MEAformer's diagonal", ("multi", "shared", "diag"))
     gat_init: str = option("xavier", "first weights of the graph attention: random, or the identity", ("xavier", "identity"))
+    share_seeds: bool = option(False, "seed pairs outside the batch share one row of the entity table")
     gat_layers: int = option(2, "graph attention layers", low=1, high=6)
     gat_heads: int = option(2, "graph attention heads, averaged", low=1)
     gat_dropout: float = option(0., "dropout on the edge attention", low=0., high=.95)

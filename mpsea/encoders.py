@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Adjacency', 'csr', 'adjacency', 'select_rows', 'drop_edges', 'EdgeProduct', 'EdgeScore', 'full_precision', 'sampled',
-           'GraphAttention', 'edge_attention', 'edge_message', 'Elu', 'GraphEncoder', 'FeatureEncoder', 'expand',
+           'GraphAttention', 'edge_attention', 'edge_message', 'Elu', 'GraphEncoder', 'tie', 'FeatureEncoder', 'expand',
            'NumberEncoder']
 
 # %% ../nbs/10_encoders.ipynb #5b3d21fa
@@ -199,13 +199,15 @@ class GraphEncoder(nn.Module):
                  edge_dropout: float = 0.,     # share of edges left out of a training step
                  input_dropout: float = 0.,    # on the entity table
                  init: str = "xavier",         # first weights of the layers, or identity
+                 share: bool = False,          # tied entities share a row of the table, see `tie`
                  ):
         super().__init__()
+        self.share = share
         self.graph, self.edge_dropout, self.input_dropout = graph, edge_dropout, input_dropout
         n = graph.shape[0]
         self.table = nn.Parameter(torch.randn(n, dim) / math.sqrt(n))
         self.layers = nn.ModuleList(GraphAttention(dim, heads, kind, dropout, init) for _ in range(layers))
-
+        if share: self.register_buffer("row_of", torch.arange(n))
         self.known = None
 
     def forward(self, ids):
@@ -215,7 +217,7 @@ class GraphEncoder(nn.Module):
 
     def hidden(self, graph):
         "The states below the last layer, of all entities [N, d]."
-        h = F.dropout(self.table, self.input_dropout, self.training)
+        h = F.dropout(self.table[self.row_of] if self.share else self.table, self.input_dropout, self.training)
         for layer in self.layers[:-1]: h = Elu.apply(layer(h, graph))
         return h
 
@@ -223,6 +225,19 @@ class GraphEncoder(nn.Module):
     def forget(self): self.known = None
 
 # %% ../nbs/10_encoders.ipynb #c55698cb
+def tie(
+    self,
+    pairs: Tensor,  # [k, 2] joint ids: the second shares the row of the first
+):
+    "From now on these pairs, and no others, share a row of the table."
+    if not self.share: return
+    self.row_of = torch.arange(len(self.row_of), device=self.row_of.device)
+    self.row_of[pairs[:, 1]] = pairs[:, 0]
+
+
+GraphEncoder.tie = tie
+
+# %% ../nbs/10_encoders.ipynb #67793eab
 class FeatureEncoder(nn.Module):
     "A linear layer over rows of a fixed feature matrix: ids [B] → [B, d] (Eq. 2, 3)."
     def __init__(self,
@@ -236,7 +251,7 @@ class FeatureEncoder(nn.Module):
 
     def forward(self, ids): return self.project(F.dropout(self.features[ids], self.dropout, self.training))
 
-# %% ../nbs/10_encoders.ipynb #67793eab
+# %% ../nbs/10_encoders.ipynb #de16e7ea
 def expand(
     value: Tensor,    # [V] normalised values
     kind: str,        # dnef, rbf or fourier
@@ -250,7 +265,7 @@ def expand(
     angles = value[:, None] * (2. ** torch.arange(width // 2, device=value.device) / 4)
     return torch.cat([angles.sin(), angles.cos()], 1)
 
-# %% ../nbs/10_encoders.ipynb #29e93bc4
+# %% ../nbs/10_encoders.ipynb #3dc46af9
 class NumberEncoder(nn.Module):
     "Values of an entity → x^n [B, d] (Eq. 4): scale and shift per key, feed-forward, mean."
     def __init__(self,
