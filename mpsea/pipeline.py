@@ -53,6 +53,7 @@ def prepare(
     features = build_features(pair, *widths, *rules, c.seed).to(device)
     task = make_task(pair, config, device)
     folder.path.mkdir(parents=True, exist_ok=True)
+    for half in folder.path.glob(".*.part"): half.unlink()                            # what a killed process was writing
     write_json(folder.config, {**config.dict(), "data_dir": ""})
     return Prepared(config, pair, features, task, device, folder)
 
