@@ -194,7 +194,7 @@ def train_epoch(
     reports = []
     order = torch.randperm(n).to(device)
     for i, chosen in enumerate(order.chunk(parts)):
-        model.tie(state.seeds[torch.cat([c for j, c in enumerate(order.chunk(parts)) if j != i] or [order[:0]])])
+        if config.share_seeds: model.tie(state.seeds[torch.cat([c for j, c in enumerate(order.chunk(parts)) if j != i] or [order[:0]])])
         rate = learning_rate(state.step, total, config)
         for group in state.optimizer.param_groups: group["lr"] = rate
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16): loss, report = model.loss(state.seeds[chosen], bf16)
@@ -207,7 +207,7 @@ def train_epoch(
         state.optimizer.step()
         state.step += 1
         reports.append({"total": loss.detach(), **report})
-    model.tie(state.seeds)
+    if config.share_seeds: model.tie(state.seeds)
     state.epoch += 1
     seconds = time.perf_counter() - began
     state.seconds += seconds
