@@ -51,7 +51,7 @@ class Modality(str, Enum):
     @property
     def symbol(self):
         "The paper's letter."
-        return "granv"[MODALITIES.index(self)] if self is not Modality.IMAGE else "v"
+        return "granv"[MODALITIES.index(self)]
 
 
 MODALITIES = tuple(Modality)                                                  # g, r, a, n, v
