@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOT_PARAMETERS', 'option', 'DataOptions', 'FeatureOptions', 'EncoderOptions', 'FusionOptions', 'PolicyOptions',
            'LossOptions', 'TrainOptions', 'Config', 'names_of', 'check_names', 'guess', 'checked', 'from_dict',
-           'read_params', 'from_notebook', 'parameter_cell', 'choice_note']
+           'read_params', 'from_notebook', 'parameter_cell', 'choice_note', 'own_options']
 
 # %% ../nbs/07_config.ipynb #812d2465
 import dataclasses
@@ -37,6 +37,9 @@ class DataOptions:
     seed_ratio: float = option(.2, "share of the gold links used as seeds", low=0., high=1.)
     valid_ratio: float = option(0., "share of the seeds held out for validation; 0 trains on all seeds", low=0., high=.9)
     seed: int = option(0, "seed of the split, the initial weights and the batches", low=0)
+    pivot: str = option("", "unsupervised: seeds are the entities most alike in this modality (EVA's pivots, with any modality); no gold link is trained on",
+                        ("", "relation", "attribute", "number", "image"))
+    pivots: int = option(1000, "largest number of such seeds", low=2)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class FeatureOptions:
 @dataclass(frozen=True)
 class EncoderOptions:
     "Section 3.3: one encoder a modality."
-    method: str = option("mpsea", "registered model", ("mpsea",))
+    method: str = option("mpsea", "model by name (mpsea train --help lists them), or your own class as module:Class")
+    options: str = option("", "parameters that only this method has: name=value, name=value")
     dim: int = option(300, "width of every modality's embedding", low=4)
     gat: str = option("multi", "graph attention: separate W_i and W_j (Eq. 1), shared W (repl. GAT), or MEAformer's diagonal", ("multi", "shared", "diag"))
     gat_init: str = option("xavier", "first weights of the graph attention: random, or the identity", ("xavier", "identity"))
@@ -115,8 +119,9 @@ class TrainOptions:
     "Schedule, stopping, iterative learning, machine."
     epochs: int = option(500, "passes over the seeds", low=1)
     batch_size: int = option(3500, "seed pairs in a step", low=2)
-    lr: float = option(5e-4, "peak learning rate of AdamW", low=0.)
-    weight_decay: float = option(1e-4, "AdamW weight decay", low=0.)
+    optimizer: str = option("adamw", "how the weights are updated", ("adamw", "adam", "adagrad", "sgd"))
+    lr: float = option(5e-4, "peak learning rate", low=0.)
+    weight_decay: float = option(1e-4, "weight decay", low=0.)
     warmup: float = option(.15, "share of the steps with rising learning rate", low=0., high=1.)
     schedule: str = option("cosine", "learning rate after the warm-up", ("cosine", "constant"))
     clip: float = option(1., "largest gradient norm", low=0.)
@@ -265,3 +270,18 @@ def choice_note(
 ):
     "The allowed values of a field, for its help."
     return f" [{', '.join(f.metadata['choices'])}]" if f.metadata["choices"] else ""
+
+# %% ../nbs/07_config.ipynb #78487f75
+def own_options(
+    kind,       # dataclass of options
+    text: str,  # "name=value, name=value"
+):
+    "The options of a method from text. Raises `ConfigError` for unknown names and wrong values."
+    import yaml
+    known, given = {f.name: f for f in fields(kind)}, {}
+    for part in names_of(text):
+        name, _, value = (x.strip() for x in part.partition("="))
+        if name not in known:
+            raise ConfigError(f"options: unknown {name!r}{guess(name, list(known))}", remedy="this method has " + (", ".join(known) or "none"))
+        given[name] = yaml.safe_load(value) if known[name].type not in (str, "str") else value
+    return kind(**{name: checked(f, given.get(name, f.default)) for name, f in known.items()})

@@ -19,7 +19,7 @@ from .datasets import load
 from .features import build_features
 from .iterative import Promoter
 from .matching import align, write_alignment
-from .model import build_model
+from .methods import build_model, check_method
 from .runs import RunFolder, append_history, environment, run_name
 from .train import attention_of, embed, fit, make_task, selections, use_selected, wants_bf16
 
@@ -44,6 +44,7 @@ def prepare(
     fresh: bool = False,  # forget what the folder holds and train again
 ):
     "Load, check and encode; open the run folder. Raises `MpseaError` for anything that would fail later."
+    check_method(config)
     device = pick_device(config.device)
     folder = RunFolder(run_dir or Path("runs")/run_name(config.dict(), config.hash()))
     claim(folder, config, fresh)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Task', 'make_task', 'wants_bf16', 'native_bf16', 'evaluating', 'embed', 'test_rows', 'valid_metrics', 'learning_rate',
-           'State', 'save_state', 'load_state', 'start', 'train_epoch', 'record_of', 'warnings_of', 'assess',
-           'evaluated', 'out_of_patience', 'fit', 'selections', 'use_selected', 'attention_of']
+           'State', 'save_state', 'load_state', 'start', 'make_optimizer', 'train_epoch', 'record_of', 'warnings_of',
+           'assess', 'evaluated', 'out_of_patience', 'fit', 'selections', 'use_selected', 'attention_of']
 
 # %% ../nbs/30_train.ipynb #fc603605
 import math
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .core import Progress, RunError, TrainingError, atomic_path, seed_everything
 from .metrics import evaluate, ranks, summarise
-from .model import build_model
+from .methods import build_model
 
 # %% ../nbs/30_train.ipynb #5021833b
 @dataclass(frozen=True, eq=False)
@@ -179,7 +179,16 @@ def start(
     "A fresh state: seeded model and optimiser."
     seed_everything(config.seed)
     model = build_model(config, features).to(features.graph.col.device)
-    return State(model, torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True), task.seeds)
+    return State(model, make_optimizer(model, config), task.seeds)
+
+
+def make_optimizer(
+    model,   # its parameters
+    config,  # Config: optimizer, lr, weight_decay
+):
+    "The optimiser by name."
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad, "sgd": torch.optim.SGD}[config.optimizer]
+    return kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=config.optimizer != "adagrad")
 
 # %% ../nbs/30_train.ipynb #0f73c8cc
 def train_epoch(
@@ -189,15 +198,12 @@ def train_epoch(
     bf16: bool,      # 16-bit products
 ):
     "One pass over the seeds. Returns the history record. Raises `TrainingError` on divergence."
-    began, model, n = time.perf_counter(), state.model.train(), len(state.seeds)
-    device, parts = state.seeds.device, -(-n // config.batch_size)
-    reports = []
-    order = torch.randperm(n).to(device)
-    for i, chosen in enumerate(order.chunk(parts)):
-        if config.share_seeds: model.tie(state.seeds[torch.cat([c for j, c in enumerate(order.chunk(parts)) if j != i] or [order[:0]])])
+    began, model, reports = time.perf_counter(), state.model.train(), []
+    device = state.seeds.device
+    for batch in model.batches(state.seeds):
         rate = learning_rate(state.step, total, config)
         for group in state.optimizer.param_groups: group["lr"] = rate
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16): loss, report = model.loss(state.seeds[chosen], bf16)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16): loss, report = model.loss(batch, bf16)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip or torch.inf)
@@ -207,11 +213,10 @@ def train_epoch(
         state.optimizer.step()
         state.step += 1
         reports.append({"total": loss.detach(), **report})
-    if config.share_seeds: model.tie(state.seeds)
     state.epoch += 1
     seconds = time.perf_counter() - began
     state.seconds += seconds
-    return {"epoch": state.epoch, **record_of(reports, model.modalities), "lr": rate, "seconds": seconds, "seeds": n}
+    return {"epoch": state.epoch, **record_of(reports, model.modalities), "lr": rate, "seconds": seconds, "seeds": len(state.seeds)}
 
 
 def record_of(
@@ -276,7 +281,7 @@ def fit(
     state = start(config, features, task)
     if resume is not None and resume.exists(): load_state(state, resume, config)
     epochs, bf16 = config.epochs + (config.iterative_epochs if config.iterative else 0), wants_bf16(config, task.seeds.device)
-    total, written = epochs * -(-len(task.seeds) // config.batch_size), time.monotonic()
+    total, written = epochs * state.model.steps(len(task.seeds)), time.monotonic()
     with Progress("training", epochs, "epochs") as progress:
         while state.epoch < epochs and not out_of_patience(state, config):
             record = train_epoch(state, config, total, bf16)
