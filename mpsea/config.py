@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOT_PARAMETERS', 'option', 'DataOptions', 'FeatureOptions', 'EncoderOptions', 'FusionOptions', 'PolicyOptions',
            'LossOptions', 'TrainOptions', 'Config', 'names_of', 'check_names', 'guess', 'checked', 'from_dict',
-           'read_params', 'from_notebook', 'parameter_cell', 'choice_note', 'own_options']
+           'read_params', 'own_names', 'from_notebook', 'parameter_cell', 'choice_note', 'own_options']
 
 # %% ../nbs/07_config.ipynb #812d2465
 import dataclasses
@@ -243,15 +243,21 @@ def read_params(
 NOT_PARAMETERS = {"In", "Out", "exit", "quit", "open", "get_ipython", "published"}
 
 
+def own_names(
+    names: dict,  # a notebook's `globals()`
+):
+    "What the notebook's cells have assigned: name -> value, without modules, classes, functions and Jupyter's own."
+    import types
+    code = types.ModuleType, type, types.FunctionType
+    return {k: v for k, v in names.items() if not k.startswith("_") and k not in NOT_PARAMETERS and not isinstance(v, code)}
+
+
 def from_notebook(
     names: dict,             # the notebook's `globals()`
     extra: tuple = (),       # parameters of the notebook itself, not of the run
 ):
     "The `Config` of a notebook's parameter cells. Raises `ConfigError` for any name that is no parameter."
-    import types
-    mine = {k: v for k, v in names.items()
-            if not k.startswith("_") and k not in NOT_PARAMETERS and k not in extra and not isinstance(v, (types.ModuleType, type, types.FunctionType))}
-    return from_dict(mine)
+    return from_dict({k: v for k, v in own_names(names).items() if k not in extra})
 
 # %% ../nbs/07_config.ipynb #981817da
 def parameter_cell(
