@@ -216,6 +216,7 @@ class FeatureSet:
     relation_names: tuple = ()            # names of the columns of `relation`
     attribute_names: tuple = ()           # names of the columns of `attribute`
     missing_image: str = "normal"         # the rule that filled `image`; with "mask" the visual token is left out where absent
+    triples: torch.Tensor | None = None   # int64 [T, 3] heads, relations, tails; a relation with the same name in both graphs is one
 
     @property
     def num_entities(self): return self.num_source + self.num_target
@@ -270,6 +271,13 @@ def _joint(pair, vocabulary, columns):
     return names, *(np.concatenate(x) for x in zip(*parts))
 
 
+def _triples(pair):
+    "The triples of both graphs, int64 [T, 3]: for methods that know relations, or count them."
+    columns = (_joint(pair, "relations", lambda k, side=side: (k.triples[:, side], k.triples[:, 1])) for side in (0, 2))
+    (_, head, relation), (_, tail, _) = columns
+    return torch.from_numpy(np.stack([head, relation, tail], 1))
+
+
 def _relations(pair, width, norm, direction):
     if direction not in ("merged", "separate"): raise ConfigError(f"unknown relation_direction {direction!r}", remedy="use one of merged, separate")
     words = 2 if direction == "separate" else 1                            # a relation is one word, or one as head and one as tail
@@ -316,4 +324,4 @@ def build_features(
     present = {m: x for m, x in present.items() if x.any()}
     return FeatureSet(len(pair.source.entities), len(pair.target.entities), graph, relation if relation_names else None,
                       attribute if attribute_names else None, numbers if len(numbers.value) else None, image, present,
-                      relation_names, attribute_names, missing_image)
+                      relation_names, attribute_names, missing_image, _triples(pair))

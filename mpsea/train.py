@@ -65,17 +65,16 @@ def native_bf16():
 def evaluating(
     model,  # a model with encoders
 ):
-    "Evaluation mode without gradients; the graph encoder computes its lower layers once."
+    "Evaluation mode without gradients; encoders with graph layers compute the lower ones once."
     was = model.training
     model.eval()
-    encoders = getattr(model, "encoders", {})
-    encoder = encoders["graph"] if "graph" in encoders else None
+    encoders = [e for e in getattr(model, "encoders", {}).values() if hasattr(e, "remember")]
     try:
         with torch.no_grad():
-            if encoder is not None: encoder.remember()
+            for e in encoders: e.remember()
             yield model
     finally:
-        if encoder is not None: encoder.forget()
+        for e in encoders: e.forget()
         model.train(was)
 
 
