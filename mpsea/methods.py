@@ -12,10 +12,11 @@ import sys
 
 from .config import guess, own_options
 from .core import ConfigError
+from .meaformer import MEAformer
 from .model import MPSEA, Method
 
 # %% ../nbs/19_methods.ipynb #1ab7ad32
-METHODS = {"mpsea": MPSEA}
+METHODS = {"mpsea": MPSEA, "meaformer": MEAformer}
 
 # %% ../nbs/19_methods.ipynb #ae6b72e5
 def method_class(
