@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FeedForward', 'Plan', 'plan_tokens', 'visible', 'PreSynergisticFusion', 'cross', 'graph_heads', 'normed', 'feed',
-           'modality_weights', 'received', 'joint_embedding', 'Fusion']
+           'modality_weights', 'received', 'joint_embedding', 'stack_tokens', 'Fusion']
 
 # %% ../nbs/12_fusion.ipynb #18e736c5
 import math
@@ -204,6 +204,14 @@ def joint_embedding(
     return (weights[..., None] * F.normalize(tokens.float(), dim=2)).flatten(1)
 
 # %% ../nbs/12_fusion.ipynb #219877de
+def stack_tokens(
+    parts: list,   # M embeddings [B, d_m]
+):
+    "Embeddings of different widths as tokens [B, M, d], d the widest."
+    widest = max(p.shape[1] for p in parts)
+    return torch.stack([F.pad(p, (0, widest - p.shape[1])) for p in parts], 1)
+
+# %% ../nbs/12_fusion.ipynb #5dd6b736
 class Fusion(nn.Module):
     "Layers of pre-synergistic fusion: tokens [B, M, d] → tokens, weights [B, M], attention."
     def __init__(self,
