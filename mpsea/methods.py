@@ -12,11 +12,12 @@ import sys
 
 from .config import guess, own_options
 from .core import ConfigError
+from .mclea import MCLEA
 from .meaformer import MEAformer
 from .model import MPSEA, Method
 
 # %% ../nbs/19_methods.ipynb #1ab7ad32
-METHODS = {"mpsea": MPSEA, "meaformer": MEAformer}
+METHODS = {"mpsea": MPSEA, "meaformer": MEAformer, "mclea": MCLEA}
 
 # %% ../nbs/19_methods.ipynb #ae6b72e5
 def method_class(

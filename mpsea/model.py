@@ -69,6 +69,10 @@ class Method(nn.Module):
         order = torch.randperm(len(seeds)).to(seeds.device)
         for chosen in order.chunk(self.steps(len(seeds))): yield seeds[chosen]
 
+    def lr_factor(self, epoch):
+        "Factor on the learning rate in an epoch, counted from 0."
+        return 1.
+
     def tie(self, pairs):
         "Let these pairs share what they can share; nothing by default."
 
@@ -77,15 +81,17 @@ def encoder_of(
     modality: Modality,  # which one
     config,              # Config
     features,            # FeatureSet
+    dim: int = 0,        # width; 0: that of the configuration
 ):
     "The encoder of one modality (Eq. 1 to 4)."
+    dim = dim or config.dim
     if modality is Modality.GRAPH:
         graph = adjacency(features.graph.row, features.graph.col, (features.num_entities,) * 2)
-        return GraphEncoder(graph, config.dim, config.gat_layers, config.gat_heads, config.gat, config.gat_dropout, config.edge_dropout, config.input_dropout,
+        return GraphEncoder(graph, dim, config.gat_layers, config.gat_heads, config.gat, config.gat_dropout, config.edge_dropout, config.input_dropout,
                             config.gat_init, config.share_seeds)
-    if modality is Modality.NUMBER: return NumberEncoder(features.numbers, config.dim, config.number_encoder)
+    if modality is Modality.NUMBER: return NumberEncoder(features.numbers, dim, config.number_encoder)
     matrix = {Modality.RELATION: features.relation, Modality.ATTRIBUTE: features.attribute, Modality.IMAGE: features.image}[modality]
-    return FeatureEncoder(matrix, config.dim, 0. if modality is Modality.IMAGE else config.input_dropout)
+    return FeatureEncoder(matrix, dim, 0. if modality is Modality.IMAGE else config.input_dropout)
 
 
 def modalities_of(

@@ -216,7 +216,7 @@ def train_epoch(
     began, model, reports = time.perf_counter(), state.model.train(), []
     device = state.seeds.device
     for batch in model.batches(state.seeds):
-        rate = learning_rate(state.step, total, config)
+        rate = learning_rate(state.step, total, config) * model.lr_factor(state.epoch)
         for group in state.optimizer.param_groups: group["lr"] = rate
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16): loss, report = model.loss(batch, bf16)
         state.optimizer.zero_grad(set_to_none=True)
