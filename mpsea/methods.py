@@ -12,12 +12,14 @@ import sys
 
 from .config import guess, own_options
 from .core import ConfigError
+from .eva import EVA
+from .gcn_align import GCNAlign
 from .mclea import MCLEA
 from .meaformer import MEAformer
 from .model import MPSEA, Method
 
 # %% ../nbs/19_methods.ipynb #1ab7ad32
-METHODS = {"mpsea": MPSEA, "meaformer": MEAformer, "mclea": MCLEA}
+METHODS = {"mpsea": MPSEA, "meaformer": MEAformer, "mclea": MCLEA, "eva": EVA, "gcn_align": GCNAlign}
 
 # %% ../nbs/19_methods.ipynb #ae6b72e5
 def method_class(
