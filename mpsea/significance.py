@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import bdtr, gammaln, ndtri, stdtr, stdtrit
 
 from .core import ConfigError, RunError
 from .runs import Run, open_run
@@ -23,9 +23,9 @@ def mcnemar(
     mid: bool = True,  # the mid-p; else the exact p
 ):
     "Two-sided p of McNemar's test for each pair of counts."
-    better, worse = np.asarray(better), np.asarray(worse)
-    least, coin = np.minimum(better, worse), stats.binom(better + worse, .5)
-    return np.where(better == worse, 1., 2 * coin.cdf(least) - (coin.pmf(least) if mid else 0.))
+    least, n = np.minimum(better, worse), np.add(better, worse)
+    at_least = np.exp(gammaln(n + 1) - gammaln(least + 1) - gammaln(n - least + 1) - n * np.log(2))        # P(X = least)
+    return np.where(least * 2 == n, 1., 2 * bdtr(least, n, .5) - (at_least if mid else 0.))
 
 # %% ../nbs/46_significance.ipynb #5403fc17
 def sign_flip(
@@ -54,8 +54,8 @@ def t_interval(
     d = np.asarray(differences, np.float64)
     if len(d) < 2: return np.nan, np.nan, np.nan
     mean, error = d.mean(), d.std(ddof=1) / len(d) ** .5
-    reach = stats.t.ppf((1 + level) / 2, len(d) - 1) * error
-    return mean - reach, mean + reach, 2 * stats.t.sf(abs(mean) / error, len(d) - 1) if error else float(mean == 0)
+    reach = stdtrit(len(d) - 1, (1 + level) / 2) * error
+    return mean - reach, mean + reach, 2 * stdtr(len(d) - 1, -abs(mean) / error) if error else float(mean == 0)
 
 # %% ../nbs/46_significance.ipynb #13d4a713
 def combine(
@@ -108,7 +108,7 @@ def seed_row(
     "One comparison on the test pairs of one seed."
     x, y = map(METRICS[metric], ranks)
     d = x - y
-    reach = stats.norm.ppf((1 + level) / 2) * d.std() / len(d) ** .5
+    reach = ndtri((1 + level) / 2) * d.std() / len(d) ** .5
     return {"pairs": len(d), "a": x.mean(), "b": y.mean(), "difference": d.mean(), "low": d.mean() - reach, "high": d.mean() + reach,
             "better": int((d > 0).sum()), "worse": int((d < 0).sum()), "p": TESTS[metric](d, draws), "p_seeds": np.nan}
 
