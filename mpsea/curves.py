@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SERIES', 'ITERATION', 'spread', 'points', 'response_curves', 'peak', 'panels', 'point_at', 'interaction_heatmap',
-           'difference_dots', 'promotion_curves']
+           'difference_dots', 'promotion_curves', 'search_dots']
 
 # %% ../nbs/53_curves.ipynb #77a19658
 import numpy as np
@@ -173,3 +173,21 @@ def promotion_curves(
     fig.update_xaxes(title_text="epoch", row=3)
     fig.update_yaxes(rangemode="tozero")
     return dressed(fig, title, "Line chart over the epochs. " + " ".join(said), subtitle, height=720 + 24 * len(names), hovermode="x unified")
+
+# %% ../nbs/53_curves.ipynb #c77e6940
+def search_dots(
+    table: pd.DataFrame,   # of `search.search_table`: trial, validation MRR, ...
+    title: str = "Search", # of the figure
+    subtitle: str = "",    # what it was measured on
+    value: str = "validation MRR",  # column that was searched for
+):
+    "What each trial reached, and the best so far."
+    known = table.dropna(subset=[value]).sort_values("trial") if len(table) else table
+    if not len(known): return notice(title, "No trial of this has finished yet.")
+    best, failed = known.loc[known[value].idxmax()], len(table) - len(known)
+    fig = go.Figure([go.Scatter(x=known.trial, y=known[value], mode="markers", name="trial", marker=dict(size=8, color=SKY), hovertemplate="%{y:.4f}"),
+                     go.Scatter(x=known.trial, y=known[value].cummax(), mode="lines", name="best so far", hovertemplate="%{y:.4f}",
+                                line=dict(color=INK, width=2, shape="hv"))])
+    alt = (f"Dots of the {value} of {len(known)} trials: the first reached {known[value].iloc[0]:.3f}, the best, number {best.trial}, {best[value]:.3f}."
+           + f" {failed} failed." * bool(failed))
+    return dressed(fig, title, alt, subtitle, xaxis_title="trial", yaxis_title=value)

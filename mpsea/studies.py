@@ -5,17 +5,16 @@
 # %% auto #0
 __all__ = ['NAMES', 'COMPONENTS', 'LOSSES', 'LEFT_OUT', 'KINDS', 'less', 'more', 'Part', 'Variant', 'variants', 'variant',
            'offered', 'ablation_cells', 'Axis', 'field_of', 'value_of', 'with_value', 'axis_of', 'range_of', 'idle',
-           'sweeps_of', 'sweep_cells', 'split_sizes', 'possible', 'plan_of']
+           'sweeps_of', 'sweep_cells', 'split_sizes', 'possible']
 
 # %% ../nbs/43_studies.ipynb #f5b3a7fd
 import itertools
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .cells import cells, finished, places
+from .cells import cells
 from .config import Config, PolicyOptions, guess, names_of, own_options
 from .core import MODALITIES, ConfigError, DataError
 from .experiments import checked_cells, fixed_by, settings_of
@@ -73,12 +72,15 @@ def variants(
     kind: str,            # "components" or "modalities"
     config: Config,       # the full model
     have=NAMES,           # modalities that the data have
+    rows=(),              # these rows only; empty: all
 ) -> list:
     "The rows of Table 5 (and the losses) or 6 for this model and these data, those that cannot be run with the reason."
     if kind not in KINDS: raise ConfigError(f"no ablation of {kind!r}{guess(kind, list(KINDS))}", remedy="choose from " + ", ".join(KINDS))
     if kind == "components" and config.method != "mpsea":
         raise ConfigError(f"{config.method} has none of the components of Table 5", remedy="choose a base whose method is mpsea")
-    return [variant(row, part, config, [m for m in NAMES if m in have]) for row, part in KINDS[kind].items()]
+    for row in rows:
+        if row not in KINDS[kind]: raise ConfigError(f"no row {row!r}{guess(row, list(KINDS[kind]))}", remedy="there are " + ", ".join(KINDS[kind]))
+    return [variant(row, part, config, [m for m in NAMES if m in have]) for row, part in KINDS[kind].items() if not rows or row in rows]
 
 
 def variant(row, part, config, have):
@@ -113,13 +115,14 @@ def ablation_cells(
     datasets=("fbdb15k",),  # names or folders
     seeds=(0,),             # of split, weights and batches
     have=None,              # data set -> modalities it has, as `offered` says; a data set that is not named has all
+    rows=(),                # these rows only; empty: all
     **changes,              # parameters of all runs, the full model's too
 ):
     "The full model and every row that can be run, on each data set with each seed; the label of a cell is its row."
     made, (label, full) = [], next(iter(settings_of([base], **fixed_by(changes, "dataset", "seed")).items()))
     for dataset in datasets:
-        rows = variants(kind, Config.from_dict(full), (have or {}).get(dataset, NAMES))
-        settings = {label: full, **{v.row: {**full, **v.change} for v in rows if v.change}}
+        asked = variants(kind, Config.from_dict(full), (have or {}).get(dataset, NAMES), rows)
+        settings = {label: full, **{v.row: {**full, **v.change} for v in asked if v.change}}
         made += cells(settings, dataset=[dataset], seed=list(seeds))
     return checked_cells(made)
 
@@ -263,15 +266,3 @@ def possible(
 ):
     "The cells whose split works."
     return [cell for cell, problem in zip(made, sizes.problem) if not problem]
-
-# %% ../nbs/43_studies.ipynb #fc83574d
-def plan_of(
-    made: list,   # cells
-    out,          # folder of the runs
-    reuse=(),     # further folders with finished runs
-):
-    "One row a label and data set: how many cells there are, how many are found, how many are to be run."
-    there = finished([Path(out), *places(reuse)])
-    rows = pd.DataFrame([(c.label, c.config.dataset, c.hash, c.hash in there) for c in made], columns=["label", "data set", "hash", "found"])
-    table = rows.groupby(["label", "data set"], sort=False).agg(cells=("found", "size"), found=("found", "sum")).reset_index()
-    return table.assign(**{"to run": table.cells - table.found})
