@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,16 +37,21 @@ def make_task(
     pair,            # KGPair
     config,          # Config: seed_ratio, valid_ratio, seed
     device="cpu",    # where the ids live
+    pivots=None,     # pairs of joint ids [k, 2] to learn from in place of gold links
 ):
     "Split the links of a pair into a `Task`."
     split = pair.split(config.seed_ratio, config.seed, config.valid_ratio)
-    seeds, valid, test = (torch.as_tensor(pair.joint(x)).to(device) for x in (split.seeds, split.valid, split.test))
+    seeds, valid, test = (pair.joint(x) for x in (split.seeds, split.valid, split.test))
+    if pivots is not None:
+        shuffled = np.random.default_rng(config.seed).permutation(pivots)
+        seeds, valid = np.split(shuffled, [len(pivots) - round(config.valid_ratio * len(pivots))])
+    seeds, valid, test = (torch.as_tensor(x).to(device) for x in (seeds, valid, test))
     n, taken = len(pair.source.entities), torch.zeros(pair.num_entities, dtype=torch.bool, device=device)
     taken[seeds.flatten()] = True
     free = (~taken).nonzero()[:, 0]
     return Task(seeds, valid, test, free[free < n], free[free >= n])
 
-# %% ../nbs/30_train.ipynb #50f012f4
+# %% ../nbs/30_train.ipynb #50b51b16
 def wants_bf16(
     config,   # Config
     device,   # torch.device
@@ -61,7 +67,7 @@ def native_bf16():
     probes = (getattr(torch.cpu, n, lambda: False) for n in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(p() for p in probes)
 
-# %% ../nbs/30_train.ipynb #f12a2500
+# %% ../nbs/30_train.ipynb #4f1de5d6
 @contextmanager
 def evaluating(
     model,  # a model with encoders
@@ -88,7 +94,7 @@ def embed(
     "Joint embeddings [n, M d]."
     with evaluating(model): return torch.cat([model(part).joint(which) for part in ids.split(chunk)])
 
-# %% ../nbs/30_train.ipynb #4f1de5d6
+# %% ../nbs/30_train.ipynb #c5f872d1
 def test_rows(
     model,        # the model
     task: Task,   # what is asked
@@ -128,7 +134,7 @@ def valid_metrics(
     found = [summarise(ranks(query, pool, torch.searchsorted(ids, gold.contiguous()), csls=0)) for query, pool, gold, ids in sides]
     return {k: (found[0][k] + found[1][k]) / 2 for k in ("hits@1", "hits@10", "mrr")}
 
-# %% ../nbs/30_train.ipynb #5ed69f51
+# %% ../nbs/30_train.ipynb #a7330704
 def learning_rate(
     step: int,     # 0-based
     total: int,    # steps in all
@@ -140,7 +146,7 @@ def learning_rate(
     if config.schedule == "constant": return config.lr
     return config.lr * .5 * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
 
-# %% ../nbs/30_train.ipynb #22bc06d5
+# %% ../nbs/30_train.ipynb #f6979301
 @dataclass(eq=False)
 class State:
     "Everything that changes while training."
@@ -168,7 +174,7 @@ def save_state(
         learned = {"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
         torch.save({"config": config.hash(), **learned, "generators": generators, **plain}, p)
 
-# %% ../nbs/30_train.ipynb #2c62a413
+# %% ../nbs/30_train.ipynb #0f73c8cc
 def load_state(
     state: State,   # a fresh state of the same configuration; filled in place
     path,           # resume.pt
@@ -205,7 +211,7 @@ def make_optimizer(
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad, "sgd": torch.optim.SGD}[config.optimizer]
     return kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=config.optimizer != "adagrad")
 
-# %% ../nbs/30_train.ipynb #0f73c8cc
+# %% ../nbs/30_train.ipynb #f7e82aef
 def train_epoch(
     state: State,    # changed in place
     config,          # Config
@@ -248,7 +254,7 @@ def record_of(
         out["reward"]["std"] = torch.cat([r["reward"]["reward"] for r in reports]).std(correction=0).item()
     return out
 
-# %% ../nbs/30_train.ipynb #ee97eda8
+# %% ../nbs/30_train.ipynb #0dd8c613
 def warnings_of(
     record: dict,         # of an epoch
     limit: float = .7,    # mean weight above which one modality rules
@@ -256,7 +262,7 @@ def warnings_of(
     "What a careful reader of the history would be warned of."
     return [f"{m} has {w:.0%} of the modality weight" for m, w in record["weights"].items() if w > limit and len(record["weights"]) > 1]
 
-# %% ../nbs/30_train.ipynb #132dc9d5
+# %% ../nbs/30_train.ipynb #85e98700
 def assess(
     state: State,    # changed in place: evaluations, best
     task: Task,      # what is asked
@@ -282,7 +288,7 @@ def out_of_patience(
     if not config.patience or not state.best: return False
     return sum(e["epoch"] > state.best["epoch"] for e in state.evaluations) >= config.patience
 
-# %% ../nbs/30_train.ipynb #c864b6e0
+# %% ../nbs/30_train.ipynb #1beb104e
 def fit(
     task: Task,           # what is learned
     features,             # FeatureSet on the device
@@ -312,7 +318,7 @@ def fit(
             if stop: break
     return state
 
-# %% ../nbs/30_train.ipynb #40d639e3
+# %% ../nbs/30_train.ipynb #10164ea8
 def selections(
     state: State,  # a finished run
 ):
@@ -331,7 +337,7 @@ def use_selected(
     state.model.load_state_dict(state.best["weights"])
     return "valid"
 
-# %% ../nbs/30_train.ipynb #dad793ec
+# %% ../nbs/30_train.ipynb #252061b0
 def attention_of(
     model,              # the model
     ids: Tensor,        # [n] joint ids
