@@ -94,8 +94,8 @@ def evidence(
         images = [k.images for k in (pair.source, pair.target)]
         missing = [k.name for k, i in zip((pair.source, pair.target), images) if i is None or not len(i)]
         if missing: raise DataError(f"{pair.name}: no picture features in {' and '.join(missing)}", remedy="choose another pivot, e.g. number")
-        a, b = (i.feature for i in images)
-        return [i.entity for i in images], Cosines(a, b), Cosines(b, a)
+        a, b = (torch.tensor(i.feature) for i in images)                              # a copy: graphs are read-only
+        return [i.entity for i in images], Cosines(a, b, keep=0), Cosines(b, a, keep=0)
     ids, (a, b) = weighted_bags(occurrences(pair, modality))
     if not len(ids[0]) or not len(ids[1]):
         what = "equal values" if modality is Modality.NUMBER else f"{modality} names"
