@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SHARED', 'listed', 'changes_of', 'single', 'check_parameters', 'is_class', 'method_setting', 'label_of',
-           'settings_of', 'checked_cells', 'fixed_by', 'plan_text', 'compare_cells']
+           'settings_of', 'checked_cells', 'fixed_by', 'plan_text', 'get_data', 'compare_cells']
 
 # %% ../nbs/42_experiments.ipynb #b42f5dbf
 from pathlib import Path
@@ -12,8 +12,9 @@ from types import SimpleNamespace
 
 from .cells import cells, finished, places, setting
 from .config import guess, names_of, own_names
-from .core import ConfigError
-from .datasets import DATASETS
+from .core import ConfigError, DataError
+from .datasets import DATASETS, download
+from .inventory import known_data
 from .launch import FIELDS, known_name, typed
 from .methods import check_method
 
@@ -70,7 +71,9 @@ def check_parameters(
     kinds, said = {**kinds, **SHARED}, own_names(names)
     for name in said:
         if name not in kinds: raise ConfigError(f"unknown parameter {name!r}{guess(name, list(kinds))}", remedy="this notebook has " + ", ".join(kinds))
-    return SimpleNamespace(**{name: KINDS[kind](name, said[name]) for name, kind in kinds.items()})
+    asked = SimpleNamespace(**{name: KINDS[kind](name, said[name]) for name, kind in kinds.items()})
+    if asked.data_dir: asked.changes["data_dir"] = asked.data_dir                 # so it reaches every run
+    return asked
 
 # %% ../nbs/42_experiments.ipynb #3ab526e4
 def is_class(
@@ -147,6 +150,22 @@ def plan_text(
     return "\n".join([f"{'':<{width}}{'cells':>6}{'found':>7}{'to run':>8}{'epochs':>9}", *rows])
 
 # %% ../nbs/42_experiments.ipynb #039e33a3
+def get_data(
+    cells: list,   # of `Cell`
+    out,           # folder of the runs
+    reuse=(),      # folders to look for finished runs in
+    get=download,  # how to get a data set by its name
+):
+    "Download what is missing. Returns a sentence for each data set that was, or could not be."
+    there, said = finished([Path(out), *places(reuse)]), []
+    for name, data_dir in dict.fromkeys((c.config.dataset, c.config.data_dir) for c in cells if c.hash not in there):
+        try: known_data(name, data_dir)
+        except DataError as e:
+            try: said.append(f"{name}: {e}" if data_dir else f"{name}: downloaded to {get(name)}")
+            except DataError as e: said.append(f"{name}: {e}")
+    return said
+
+# %% ../nbs/42_experiments.ipynb #ca952924
 def compare_cells(
     methods,                  # as in `method_setting`
     datasets=("fbdb15k",),    # names or folders

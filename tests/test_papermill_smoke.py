@@ -9,8 +9,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted((ROOT / "nbs" / "experiments").glob("*.ipynb"))
 
+TINY = "epochs=2, eval_every=1, dim=20, heads=2, layers=1, ffn_dim=100, device=cpu"    # of the runs that a notebook starts
+
 # The smallest run of each notebook that still goes through all of it. A notebook without an entry fails.
 SMOKE = {
+    "compare": dict(methods="recommended,gcn_align", datasets="synth", seed_ratios="0.3", seeds="0", changes=TINY),
     "train": dict(dataset="synth", seed_ratio=0.3, valid_ratio=0.1, epochs=3, eval_every=1, dim=20, heads=2, ffn_dim=100, device="cpu"),
 }
 
@@ -52,9 +55,17 @@ def test_it_leaves_a_whole_run(executed):
     assert not list(folder.rglob("*.part")), "a half-written file was left behind"
 
 
-def test_an_unknown_parameter_is_an_error(tmp_path):
+@pytest.mark.parametrize("name, wrong, right", [("train", "temprature", "temperature"), ("compare", "sedes", "seeds")])
+def test_an_unknown_parameter_is_an_error(name, wrong, right, tmp_path):
     "papermill itself only warns."
     with pytest.raises(papermill.PapermillExecutionError) as e:
-        papermill.execute_notebook(ROOT / "nbs" / "experiments" / "train.ipynb", tmp_path / "out.ipynb", cwd=tmp_path,
-                                   parameters={**SMOKE["train"], "temprature": 0.1}, kernel_name="python3", progress_bar=False)
-    assert re.search("temperature", str(e.value)), "the error suggests the right name"
+        papermill.execute_notebook(ROOT / "nbs" / "experiments" / f"{name}.ipynb", tmp_path / "out.ipynb", cwd=tmp_path,
+                                   parameters={**SMOKE[name], wrong: 0.1}, kernel_name="python3", progress_bar=False)
+    assert f"did you mean {right!r}" in str(e.value), "the error suggests the right name"
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_parameters_are_checked_before_anything_else(path):
+    code = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    at = next(i for i, c in enumerate(code) if "parameters" in c["metadata"].get("tags", []))
+    assert re.search(r"(check_parameters|from_notebook)\(globals\(\)", "".join(code[at + 1]["source"]))
