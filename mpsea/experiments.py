@@ -16,7 +16,6 @@ from .core import ConfigError, DataError
 from .datasets import DATASETS, download
 from .inventory import known_data
 from .launch import FIELDS, known_name, typed
-from .methods import check_method
 
 # %% ../nbs/42_experiments.ipynb #afeec42e
 def listed(
@@ -112,6 +111,7 @@ def checked_cells(
     cells: list,  # of `Cell`
 ):
     "The cells. Raises `ConfigError` for the first that could not start, with its label."
+    from mpsea.methods import check_method         # brings torch: a misspelt parameter of the notebook is told without it
     for cell in cells:
         try:
             c = cell.config
