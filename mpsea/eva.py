@@ -47,9 +47,9 @@ def nca(
     beta: float = 10.,     # weight of the right pairs
 ):
     "EVA's neighbourhood component analysis loss of a batch."
-    right, wide = full_precision(s.diagonal()), full_precision(s[:0]).dtype
+    right = full_precision(s.diagonal())
     wrong = (alpha * s).fill_diagonal_(-torch.inf).exp()
-    push = wrong.sum(1, dtype=wide).log1p() + wrong.sum(0, dtype=wide).log1p()
+    push = wrong.sum(1, dtype=right.dtype).log1p() + wrong.sum(0, dtype=right.dtype).log1p()
     return (push / alpha - beta * right.relu().log1p()).mean()
 
 # %% ../nbs/16_eva.ipynb #3b9c23e4
