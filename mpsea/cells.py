@@ -44,7 +44,7 @@ def cells(
     points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     made = [Cell(label, {**params, **point}) for label, params in settings.items() for point in points]
     for cell in made:
-        try: cell.config
+        try: Config.from_dict(cell.params)
         except ConfigError as e: raise ConfigError(f"{cell.label}: {e}") from None
     return made
 

@@ -17,7 +17,6 @@ import threading
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from .cells import hash_of
 from .core import MpseaError

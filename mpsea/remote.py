@@ -11,7 +11,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from .core import ConfigError, atomic_path

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from .cells import Cell, cells, finished, places, setting
+from .cells import Cell, cells, finished, places, setting  # noqa: F401
 from .config import Config
 from .core import ConfigError, DataError, Progress, read_json
 from .launch import find_notebook
