@@ -16,10 +16,12 @@ from .eva import EVA
 from .gcn_align import GCNAlign
 from .mclea import MCLEA
 from .meaformer import MEAformer
+from .mmea import MMEA
 from .model import MPSEA, Method
+from .msnea import MSNEA
 
 # %% ../nbs/19_methods.ipynb #1ab7ad32
-METHODS = {"mpsea": MPSEA, "meaformer": MEAformer, "mclea": MCLEA, "eva": EVA, "gcn_align": GCNAlign}
+METHODS = {"mpsea": MPSEA, "meaformer": MEAformer, "mclea": MCLEA, "eva": EVA, "gcn_align": GCNAlign, "mmea": MMEA, "msnea": MSNEA}
 
 # %% ../nbs/19_methods.ipynb #ae6b72e5
 def method_class(
