@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOT_PARAMETERS', 'option', 'DataOptions', 'FeatureOptions', 'EncoderOptions', 'FusionOptions', 'PolicyOptions',
-           'LossOptions', 'TrainOptions', 'Config', 'names_of', 'check_names', 'guess', 'checked', 'from_dict',
-           'read_params', 'own_names', 'from_notebook', 'parameter_cell', 'choice_note', 'own_options']
+           'LossOptions', 'TrainOptions', 'EvidenceOptions', 'Config', 'names_of', 'check_names', 'guess', 'checked',
+           'from_dict', 'read_params', 'own_names', 'from_notebook', 'parameter_cell', 'choice_note', 'own_options']
 
 # %% ../nbs/07_config.ipynb #812d2465
 import dataclasses
@@ -138,12 +138,24 @@ class TrainOptions:
 
 # %% ../nbs/07_config.ipynb #c0b27337
 @dataclass(frozen=True)
-class Config(TrainOptions, LossOptions, PolicyOptions, FusionOptions, EncoderOptions, FeatureOptions, DataOptions):
+class EvidenceOptions:
+    "Beyond the paper: evidence of values and neighbours, and matching as a whole."
+    evidence: str = option("", "added to the model's score: values,neighbours; empty is the model alone")
+    evidence_rounds: int = option(0, "rounds in which sure pairs become anchors of the evidence (iterative learning)", low=0)
+    evidence_margin: float = option(2., "by how many nats a sure pair beats the second choice", low=0.)
+    assignment: str = option("", "also report one-to-one matchings beside the ranking: sinkhorn,stable,optimal")
+
+# %% ../nbs/07_config.ipynb #aa49a3e6
+@dataclass(frozen=True)
+class Config(EvidenceOptions, TrainOptions, LossOptions, PolicyOptions, FusionOptions, EncoderOptions, FeatureOptions, DataOptions):
     "Every parameter of a run, checked. Raises `ConfigError` naming the parameter, the value and what is allowed."
     def __post_init__(self):
         for f in fields(self): object.__setattr__(self, f.name, checked(f, getattr(self, f.name)))
         check_names("modalities", self.modalities, [str(m) for m in MODALITIES])
         check_names("prefix", self.prefix, ["graph", "image"])
+        check_names("evidence", self.evidence, ["values", "neighbours"])
+        check_names("assignment", self.assignment, ["sinkhorn", "stable", "optimal"])
+        if self.evidence_rounds and not self.evidence: raise ConfigError("evidence_rounds needs evidence", remedy="set evidence, e.g. values,neighbours")
         if self.dim % self.heads: raise ConfigError(f"dim={self.dim} is not divisible by heads={self.heads}", remedy="the paper uses 300 and 5")
         if self.ffn_dim % 100: raise ConfigError(f"ffn_dim={self.ffn_dim} is not a multiple of 100", remedy="the paper-like value is 400")
         if not 0 < self.seed_ratio < 1: raise ConfigError(f"seed_ratio={self.seed_ratio} leaves no seeds or no test", remedy="choose a value between 0 and 1")
@@ -164,7 +176,7 @@ class Config(TrainOptions, LossOptions, PolicyOptions, FusionOptions, EncoderOpt
         said = {k: v for k, v in self.dict().items() if k not in ("data_dir", "device", "checkpoint_every")}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
 
-# %% ../nbs/07_config.ipynb #27d1a073
+# %% ../nbs/07_config.ipynb #4e8210cf
 def names_of(
     text: str,  # comma-separated names
 ):
@@ -190,7 +202,7 @@ def guess(
     near = difflib.get_close_matches(name, allowed, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
-# %% ../nbs/07_config.ipynb #5a5a120c
+# %% ../nbs/07_config.ipynb #c78a5b8f
 def checked(
     f,      # dataclass field
     value,  # its value
@@ -207,7 +219,7 @@ def checked(
         raise ConfigError(f"{f.name}={value} is outside [{m['low']}, {m['high'] if m['high'] is not None else 'inf'}]", remedy=m["help"])
     return value
 
-# %% ../nbs/07_config.ipynb #69f2d1ad
+# %% ../nbs/07_config.ipynb #8999c559
 def from_dict(
     values: dict,  # parameter name -> value
 ):
@@ -220,7 +232,7 @@ def from_dict(
 
 Config.from_dict = staticmethod(from_dict)
 
-# %% ../nbs/07_config.ipynb #8999c559
+# %% ../nbs/07_config.ipynb #1bef6b9b
 def read_params(
     *paths,  # YAML files, later ones override
 ):
@@ -239,7 +251,7 @@ def read_params(
     said.pop("published", None)
     return said
 
-# %% ../nbs/07_config.ipynb #6f70d945
+# %% ../nbs/07_config.ipynb #9757f344
 NOT_PARAMETERS = {"In", "Out", "exit", "quit", "open", "get_ipython", "published"}
 
 
@@ -259,9 +271,9 @@ def from_notebook(
     "The `Config` of a notebook's parameter cells. Raises `ConfigError` for any name that is no parameter."
     return from_dict({k: v for k, v in own_names(names).items() if k not in extra})
 
-# %% ../nbs/07_config.ipynb #981817da
+# %% ../nbs/07_config.ipynb #36cf09da
 def parameter_cell(
-    sections=(DataOptions, FeatureOptions, EncoderOptions, FusionOptions, PolicyOptions, LossOptions, TrainOptions),  # in reading order
+    sections=(DataOptions, FeatureOptions, EncoderOptions, FusionOptions, PolicyOptions, LossOptions, TrainOptions, EvidenceOptions),  # in reading order
 ):
     "The source of a papermill parameter cell."
     lines = []
@@ -277,7 +289,7 @@ def choice_note(
     "The allowed values of a field, for its help."
     return f" [{', '.join(f.metadata['choices'])}]" if f.metadata["choices"] else ""
 
-# %% ../nbs/07_config.ipynb #78487f75
+# %% ../nbs/07_config.ipynb #e33e4613
 def own_options(
     kind,       # dataclass of options
     text: str,  # "name=value, name=value"
