@@ -162,7 +162,7 @@ def list_text(
     full = table.loc[rows.index]
     states = ", ".join(f"{n} {state}" for state, n in full.state.value_counts().items())
     ways = full.loc[full.direction.notna(), ["direction", "csls"]].drop_duplicates().values.tolist()
-    how = [f"metrics: {direction}, {f'CSLS k = {csls:g}' if csls else 'no CSLS'}" for direction, csls in ways]
+    how = [f"metrics: {direction + ' of both directions' * (direction == 'mean')}, {f'CSLS k = {csls:g}' if csls else 'no CSLS'}" for direction, csls in ways]
     wrong = [f"{r.run}: {r.problem}" for r in full.itertuples() if r.state == "damaged"]
     return "\n".join([text_table(rows), "", *how, f"{len(rows)} of {len(table)} runs: {states}", *wrong])
 
