@@ -8,6 +8,7 @@ __all__ = ['validation', 'search_cells', 'score_of', 'suggest', 'starting_point'
 
 # %% ../nbs/44_search.ipynb #0189de7a
 import hashlib
+import warnings
 from itertools import accumulate
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def search_cells(
 ):
     "The cells of one point: each data set with each seed. Raises `ConfigError` where there would be no validation pairs."
     params = next(iter(settings_of([base], **fixed_by(changes, "dataset", "seed", *point)).values()))
+    point = {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in point.items()}      # so that labels can be read
     for name, value in point.items(): params = with_value(params, name, value)
     if not Config.from_dict(params).valid_ratio:
         raise ConfigError("a search chooses by validation pairs, and none are held out", remedy="say valid_ratio=0.05 in changes")
@@ -109,8 +111,11 @@ def propose(
     seed: int,   # of the proposals
 ):
     "The next point. The sampler is made anew for each, so that it does not matter where the process began."
+    from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import TPESampler
-    study.sampler = TPESampler(seed=seed + len(study.trials), n_startup_trials=8, multivariate=True, constant_liar=True, warn_independent_sampling=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)          # of the two options below
+        study.sampler = TPESampler(seed=seed + len(study.trials), n_startup_trials=8, multivariate=True, constant_liar=True)
     trial = study.ask()
     for axis in axes: suggest(trial, axis)
     return trial

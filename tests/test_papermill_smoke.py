@@ -13,7 +13,12 @@ TINY = "epochs=2, eval_every=1, dim=20, heads=2, layers=1, ffn_dim=100, device=c
 
 # The smallest run of each notebook that still goes through all of it. A notebook without an entry fails.
 SMOKE = {
+    "ablate_components": dict(base="recommended", datasets="synth", seeds="0", rows="w/o MMPF", changes=TINY),
+    "ablate_modalities": dict(base="recommended", datasets="synth", seeds="0", rows="w/o img", changes=TINY),
     "compare": dict(methods="recommended,gcn_align", datasets="synth", seed_ratios="0.3", seeds="0", changes=TINY),
+    "iterative": dict(methods="recommended", datasets="synth", seeds="0", changes=f"{TINY}, iterative_epochs=4, propose_every=1, promote_every=2"),
+    "low_resource": dict(methods="recommended", datasets="synth", seed_ratios="0.005,0.3", seeds="0", changes=TINY),
+    "sweep": dict(grid="reward_threshold=0.1", datasets="synth", seeds="0", changes=TINY),
     "train": dict(dataset="synth", seed_ratio=0.3, valid_ratio=0.1, epochs=3, eval_every=1, dim=20, heads=2, ffn_dim=100, device="cpu"),
 }
 
