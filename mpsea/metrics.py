@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .core import ConfigError, DataError
-from .matching import KEEP, PANEL, Cosines, Radii, check_count, csls_score
+from .matching import KEEP, PANEL, Radii, Restricted, check_count, csls_score, is_source, score_source
 
 # %% ../nbs/21_metrics.ipynb #28c63244
 TIES = {"optimistic": 0., "realistic": .5, "pessimistic": 1.}     # the share of ties that go before the right answer
@@ -106,7 +106,7 @@ def link_positions(
 
 # %% ../nbs/21_metrics.ipynb #8a89fdb1
 def gather_answers(
-    cosines: Cosines,  # all pairs
+    cosines,           # score source
     links,             # int64 tensor [L, 2] on the same device
     csls=(),           # values of k for which radii are wanted
 ):
@@ -139,7 +139,7 @@ def make_tallies(
 # %% ../nbs/21_metrics.ipynb #9d681244
 @torch.no_grad()
 def link_ranks(
-    cosines: Cosines,        # all pairs
+    cosines,                 # score source
     links,                   # pairs of positions [L, 2]
     csls=(0, 3),             # values of k to score with; 0 is the cosine itself
     directions=DIRECTIONS,   # who asks whom
@@ -162,18 +162,18 @@ def link_ranks(
 
 # %% ../nbs/21_metrics.ipynb #de28a4d4
 def ranks(
-    a,                 # embeddings of the queries [n, d]
-    b,                 # embeddings of the candidates [m, d]
-    gold,              # the right candidate of each query [n], or pairs (query, candidate) [L, 2]
+    a,                 # embeddings of the queries [n, d], or a score source
+    b=None,            # embeddings of the candidates [m, d]; None with a score source
+    gold=None,         # the right candidate of each query [n], or pairs (query, candidate) [L, 2]
     csls: int = 3,     # neighbours of the CSLS correction; 0 ranks by cosine
     tie="realistic",   # optimistic, realistic or pessimistic
     keep: int = KEEP,  # bytes of cosines that are kept rather than computed again
 ):
     "The filtered rank of every right answer, float64 [L]."
-    cosines = Cosines(a, b, keep)
+    source = score_source(a, b, keep)
     gold = np.asarray(gold.cpu() if isinstance(gold, torch.Tensor) else gold)
     links = np.stack([np.arange(len(gold)), gold], 1) if gold.ndim == 1 else gold
-    return link_ranks(cosines, links, (csls,), (FORWARD,), tie)[FORWARD, csls]
+    return link_ranks(source, links, (csls,), (FORWARD,), tie)[FORWARD, csls]
 
 # %% ../nbs/21_metrics.ipynb #561686da
 HITS = (1, 5, 10)
@@ -193,9 +193,9 @@ CANDIDATES = ("links", "all")
 
 
 def evaluate(
-    z_source,            # source embeddings [n, d]
-    z_target,            # target embeddings [m, d]
-    links,               # right pairs, as positions in the two [L, 2]
+    z_source,            # source embeddings [n, d], or a score source
+    z_target=None,       # target embeddings [m, d]; None with a score source
+    links=None,          # right pairs, as positions in the two [L, 2]
     csls: int = 3,       # neighbours of the CSLS correction; the rows without it (csls 0) come in any case
     tie="realistic",     # optimistic, realistic or pessimistic
     candidates="links",  # "links": entities that have a link; "all": every row
@@ -203,14 +203,20 @@ def evaluate(
 ):
     "Rows of the results table: direction (both and their mean), csls, hits@1/5/10, mr, mrr, n."
     if candidates not in CANDIDATES: raise ConfigError(f"candidates is {candidates!r}", remedy=f"use one of {', '.join(CANDIDATES)}")
-    sides = [torch.as_tensor(z_source), torch.as_tensor(z_target)]
-    links = link_positions(links, [z.shape[0] for z in sides])
-    if candidates == "links":
-        for side in (0, 1):
-            rows, links[:, side] = np.unique(links[:, side], return_inverse=True)
-            if len(rows) < len(sides[side]): sides[side] = sides[side][torch.as_tensor(rows, device=sides[side].device)]
-    found = link_ranks(Cosines(*sides, keep), links, sorted({0, check_count(csls, "csls")}), tie=tie)
+    whole = is_source(z_source, z_target)
+    sides = [z_source] if whole else [torch.as_tensor(z_source), torch.as_tensor(z_target)]
+    links = link_positions(links, z_source.shape if whole else [z.shape[0] for z in sides])
+    if candidates == "links": sides, links = _linked(sides, links)
+    found = link_ranks(score_source(*sides, keep=keep), links, sorted({0, check_count(csls, "csls")}), tie=tie)
     return [row for k in sorted({0, csls}) for row in _rows(k, [summarise(found[d, k]) for d in DIRECTIONS])]
+
+
+def _linked(sides, links):
+    "The score source, or both sets of embeddings, of the entities that have a link, and the links as positions among them."
+    (rows, i), (columns, j) = (np.unique(x, return_inverse=True) for x in links.T)
+    if len(sides) == 1: sides = [Restricted(*sides, rows, columns)]
+    else: sides = [z[torch.as_tensor(kept, device=z.device)] for z, kept in zip(sides, (rows, columns))]
+    return sides, np.stack([i, j], 1)
 
 
 def _rows(csls, measures):
