@@ -13,7 +13,7 @@ import pytest
 
 from mpsea import cli
 from mpsea.config import Config
-from mpsea.runs import Ranks, RunFolder, append_history, open_run, write_ranks
+from mpsea.runs import Ranks, RunFolder, append_history, open_run, pick_row, write_ranks
 
 COMMAND = [sys.executable, "-c", "import sys; from mpsea.cli import main; sys.exit(main())"]
 PAIRS = 500
@@ -205,6 +205,21 @@ def test_records_under_version_control_are_refused(capsys):
     code, out, err = said(capsys, "runs", "prune", "records", "--unfinished", "--yes")
     assert (code, out) == (1, "") and "under version control" in err and Path("records/half").is_dir()
     assert said(capsys, "runs", "prune", "--unfinished", "--yes")[0] == 0 and not Path("runs/half").exists()
+
+
+# ---------------------------------------------------------------- ranks in the committed records
+
+RECORDS = Path(__file__).resolve().parent.parent / "results" / "records"
+
+
+@pytest.mark.parametrize("path", sorted(RECORDS.glob("*/ranks.npz")), ids=lambda p: p.parent.name)
+def test_ranks_of_a_record_add_up_to_its_results(path):
+    run = open_run(path)
+    for way, found in (("source→target", run.ranks.forward), ("target→source", run.ranks.backward)):
+        row = pick_row(run.results, direction=way)
+        assert ((found <= 1).mean(), len(found)) == (row["hits@1"], row["n"])
+        assert (1 / found.astype(float)).mean() == pytest.approx(row["mrr"], abs=1e-12)
+    assert path.stat().st_size < 60_000
 
 
 # ---------------------------------------------------------------- a process of its own
