@@ -87,18 +87,20 @@ def variants(
 
 def variant(row, part, config, have):
     "One row: what it changes, or why not."
+    lists = part.parameter in ("prefix", "modalities")
     there = have if part.parameter == "modalities" else [m for m in config.modality_list if m in have]
     if part.needs and part.needs not in there:
-        return Variant(row, row, {}, f"not run: {'the data have' if part.needs not in have else 'this base uses'} no {part.needs}")
-    full = getattr(config, part.parameter)
-    value = ",".join(n for n in names_of(full) if n in there) if part.parameter in ("prefix", "modalities") else full
+        return Variant(row, row, {}, f"not run: {'the data have' if part.needs not in have else 'this base uses'} no {part.needs}{'s' * (part.needs != 'graph')}")
+    real = lambda v: ",".join(n for n in names_of(v) if n in there) if lists else v
+    value = real(getattr(config, part.parameter))
     off = part.off(value)
     if off == "" and part.parameter == "modalities": return Variant(row, row, {}, f"not run: nothing but {part.needs} is left")
-    to, title = (off, row) if off != value else (part.on(value), part.title or row.replace("w/o", "with"))
-    if part.parameter == "prefix": to = ",".join(n for n in names_of(to) if n in there)
+    to, title = (off, row) if off != value else (real(part.on(value)), part.title or row.replace("w/o", "with"))
     if to == value: return Variant(row, row, {}, f"not run: these data have nothing that {part.parameter} could use")
-    if part.parameter == "modalities": return Variant(row, title, {"modalities": to}, f"{part.needs} {'left out' if title == row else 'added'}")
-    return Variant(row, title, {part.parameter: to}, f"{part.parameter}: {value if value != '' else '(none)'} → {to if to != '' else '(none)'}")
+    said = (f"{part.needs} {'left out' if title == row else 'added'}" if part.parameter == "modalities"
+            else f"{part.parameter}: {value if value != '' else '(none)'} → {to if to != '' else '(none)'}")
+    plain = getattr(Config, part.parameter)
+    return Variant(row, title, {part.parameter: plain if lists and to == real(plain) else to}, said)
 
 # %% ../nbs/43_studies.ipynb #4a678137
 def offered(

@@ -74,3 +74,13 @@ def test_parameters_are_checked_before_anything_else(path):
     code = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
     at = next(i for i, c in enumerate(code) if "parameters" in c["metadata"].get("tags", []))
     assert re.search(r"(check_parameters|from_notebook)\(globals\(\)", "".join(code[at + 1]["source"]))
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_where_it_was(tmp_path):
+    said = dict(base="recommended", grid="lr=1e-3:1e-2:log", datasets="synth", seeds="0", changes=TINY)
+    for trials in (1, 2):
+        papermill.execute_notebook(ROOT / "nbs" / "experiments" / "sweep.ipynb", tmp_path / "out.ipynb", cwd=tmp_path, kernel_name="python3",
+                                   parameters={**said, "search": trials}, progress_bar=False)
+    assert (tmp_path / "runs" / "search.journal").is_file()
+    assert len(list(tmp_path.rglob("results.json"))) == 2, "the first point was not trained again"
