@@ -21,8 +21,9 @@ from .datasets import load
 from .features import build_features
 from .iterative import Promoter
 from .locks import lock, unlock
-from .matching import align, write_alignment
+from .matching import write_alignment
 from .methods import build_model, check_method
+from .outcome import outcome
 from .pivots import pivot_seeds
 from .runs import Ranks, RunFolder, append_history, environment, open_run, pick_row, run_name, write_ranks
 from .train import attention_of, embed, fit, make_task, selections, test_ranks, use_selected, wants_bf16
@@ -144,13 +145,15 @@ def conclude(
     with atomic_path(folder.model) as p: save_file({k: v.contiguous() for k, v in state.model.state_dict().items()}, p, {"config": ready.config.hash()})
     asked = torch.unique(ready.task.test.flatten())
     with atomic_path(folder.attention) as p, open(p, "wb") as f: np.savez_compressed(f, **attention_of(state.model, asked))
-    write_pairs(ready, state.model)
-    write_ranks(folder.ranks, ranks_of(ready, state.model))
-    results = {"title": ready.pair.title, "selected": chosen, "rows": rows, "epochs": state.epoch, "seconds": state.seconds,
+    came = outcome(ready.pair, ready.features, ready.task, ready.config, state.model, rows, chosen)
+    write_pairs(ready, came.found)
+    pairs = ready.task.test.cpu().numpy()
+    write_ranks(folder.ranks, Ranks(pairs[:, 0], pairs[:, 1], came.forward, came.backward))
+    results = {"title": ready.pair.title, "selected": chosen, "rows": came.rows, "epochs": state.epoch, "seconds": state.seconds,
                "seconds_per_epoch": state.seconds / max(state.epoch, 1), "peak_memory_mb": peak_memory(), "seeds": len(ready.task.seeds),
                "valid": len(ready.task.valid), "test": len(ready.task.test), "parameters": sum(p.numel() for p in state.model.parameters())}
     if ready.pivots: results["pivots"] = ready.pivots
-    write_json(folder.results, results)
+    write_json(folder.results, {**results, **came.told})
     folder.resume.unlink(missing_ok=True)
     unlock(folder.path/".lock")
     return results
@@ -172,13 +175,10 @@ def peak_memory():
 # %% ../nbs/45_pipeline.ipynb #53308fda
 def write_pairs(
     ready: Prepared,  # from `prepare`
-    model,            # trained
+    found,            # Alignment of its free entities
 ):
     "Write alignment.tsv."
-    task, pair, c = ready.task, ready.pair, ready.config
-    z = embed(model, torch.cat([task.free_source, task.free_target]), c.joint)
-    n = len(task.free_source)
-    found = align(z[:n], z[n:], c.csls_k)
+    task, pair = ready.task, ready.pair
     source, target = task.free_source.tolist(), (task.free_target - len(pair.source.entities)).tolist()
     pick = lambda names, ids: None if names is None else [names[i] for i in ids]
     write_alignment(ready.folder.alignment, found, pick(pair.source.entities, source), pick(pair.target.entities, target),
