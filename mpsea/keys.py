@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['YEARS', 'DEGREES', 'COUNTS', 'LOGS', 'WORDS', 'MONTH_ENDS', 'SHRINK', 'LEAST_SEEDS', 'LEAST_GAIN', 'LEAST_TOTAL',
-           'intervals', 'Column', 'kind_of', 'spread_evenly', 'columns_of', 'coordinates', 'joint_column', 'Rule',
-           'measure', 'ways', 'bins_of', 'near_pairs', 'joined', 'strangers', 'learn_rule', 'align_keys', 'rules_table']
+           'MOST_PAIRS', 'intervals', 'Column', 'kind_of', 'spread_evenly', 'columns_of', 'coordinates', 'joint_column',
+           'Rule', 'near_bins', 'measure', 'ways', 'bins_of', 'near_pairs', 'joined', 'strangers', 'learn_rule',
+           'align_keys', 'rules_table']
 
 # %% ../nbs/09_keys.ipynb #7c47c4ad
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def joint_column(kg, first, second, name):
 
 # %% ../nbs/09_keys.ipynb #5e453390
 MONTH_ENDS = -1 / 24      # a date written as year + month / 12 names the end of its month; half a month earlier lies within it
-SHRINK, LEAST_SEEDS, LEAST_GAIN, LEAST_TOTAL = 4., 3, .5, 8.
+SHRINK, LEAST_SEEDS, LEAST_GAIN, LEAST_TOTAL, MOST_PAIRS = 4., 3, .5, 8., 8_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,17 +111,23 @@ class Rule:
     chance: np.ndarray   # [bins + 1] shares among strangers
     seeds: int           # seed pairs that have both keys
     gain: float          # nats a matching pair gains on average
-
-    @property
-    def near(self):
-        "How many bins, from the first, speak for a match and leave out most strangers."
-        good = (self.match[:-1] >= self.chance[:-1]) & (np.cumsum(self.chance[:-1]) < .25)
-        return len(good) if good.all() else int(np.argmin(good))
+    near: int            # bins, from the first, that count as near
 
     @property
     def penalty(self):
         "Log-likelihood ratio of a pair that has both keys and is not near, at most 0."
         return min(0., float(np.log(max(self.match[self.near:].sum(), 1e-3) / max(self.chance[self.near:].sum(), 1e-6))))
+
+
+def near_bins(
+    match: np.ndarray,    # [bins + 1]
+    chance: np.ndarray,   # [bins + 1]
+    pairs: int,           # pairs of values there are
+):
+    "How many bins, from the first, count as near."
+    within = np.cumsum(chance[:-1])
+    good = (match[:-1] >= chance[:-1]) & (within < .25) & (within * pairs <= MOST_PAIRS)
+    return len(good) if good.all() else int(np.argmin(good))
 
 
 def measure(
@@ -228,7 +235,7 @@ def learn_rule(
         np.minimum.at(nearest, group, bins_of(how, measure(how, x, offset), measure(how, y)))
         m = (np.bincount(nearest, minlength=len(u)) + SHRINK * u) / (len(which) + SHRINK)
         gain = float((m * np.log(np.maximum(m, 1e-12) / np.maximum(u, 1e-6))).sum())
-        if best is None or gain > best.gain: best = Rule(*place, how, offset, m, u, len(which), gain)
+        if best is None or gain > best.gain: best = Rule(*place, how, offset, m, u, len(which), gain, near_bins(m, u, len(a.value) * len(b.value)))
     return best
 
 # %% ../nbs/09_keys.ipynb #037c9b75

@@ -91,7 +91,7 @@ def learn_weights(
 ):
     "Weights by name, learned on held-out pairs; the prior where there are none."
     start = torch.tensor([prior[n] for n in parts.all_names]).log()
-    if not len(held): return dict(prior)
+    if not len(held): return {n: prior[n] for n in parts.all_names}
     held = held[:most]
     sides = [(parts.blocks(held[:, 0], columns).cpu(), torch.as_tensor(np.searchsorted(columns, held[:, 1]))),
              (parts.blocks(rows, held[:, 1]).transpose(1, 2).cpu(), torch.as_tensor(np.searchsorted(rows, held[:, 0])))]
