@@ -37,7 +37,7 @@ class DataOptions:
     seed_ratio: float = option(.2, "share of the gold links used as seeds", low=0., high=1.)
     valid_ratio: float = option(0., "share of the seeds held out for validation; 0 trains on all seeds", low=0., high=.9)
     seed: int = option(0, "seed of the split, the initial weights and the batches", low=0)
-    pivot: str = option("", "unsupervised: seeds are the entities most alike in this modality (EVA's pivots, with any modality); no gold link is trained on",
+    pivot: str = option("", "unsupervised: seeds are no gold links but the entities most alike in this modality (EVA's pivots, with any); empty: gold links",
                         ("", "relation", "attribute", "number", "image"))
     pivots: int = option(1000, "largest number of such seeds", low=2)
 
@@ -57,9 +57,9 @@ class FeatureOptions:
 # %% ../nbs/07_config.ipynb #cb340bb3
 @dataclass(frozen=True)
 class EncoderOptions:
-    "Section 3.3: one encoder a modality."
-    method: str = option("mpsea", "model by name (mpsea train --help lists them), or your own class as module:Class")
-    options: str = option("", "parameters that only this method has: name=value, name=value")
+    "The method, and Section 3.3 of the paper: one encoder a modality."
+    method: str = option("mpsea", "the model: mpsea, meaformer, mclea, eva, gcn_align, mmea, msnea, or your own class as module:Class")
+    options: str = option("", "parameters that only this method has, as in its file in params/: name=value, name=value")
     dim: int = option(300, "width of every modality's embedding", low=4)
     gat: str = option("multi", "graph attention: separate W_i and W_j (Eq. 1), shared W (repl. GAT), or MEAformer's diagonal", ("multi", "shared", "diag"))
     gat_init: str = option("xavier", "first weights of the graph attention: random, or the identity", ("xavier", "identity"))
@@ -69,12 +69,12 @@ class EncoderOptions:
     gat_dropout: float = option(0., "dropout on the edge attention", low=0., high=.95)
     edge_dropout: float = option(0., "share of edges left out of each training step", low=0., high=.95)
     input_dropout: float = option(0., "dropout on the entity table and on the bag-of-words features", low=0., high=.95)
-    number_encoder: str = option("dnef", "encoder of values (Eq. 4)", ("dnef", "rbf", "fourier"))
+    number_encoder: str = option("dnef", "encoder of values (Eq. 4); aligned takes value vectors, learned from the seeds", ("dnef", "rbf", "fourier", "aligned"))
 
 
 @dataclass(frozen=True)
 class FusionOptions:
-    "Section 3.4: transformer over the modalities of an entity."
+    "Section 3.4 of the paper: transformer over the modalities of an entity."
     heads: int = option(5, "attention heads of the fusion", low=1)
     layers: int = option(1, "fusion layers", low=1, high=6)
     ffn_dim: int = option(400, "hidden width of the feed-forward networks (a multiple of 100: the visual one is a 10 x 10 grid)", low=100)
@@ -94,7 +94,7 @@ class FusionOptions:
 # %% ../nbs/07_config.ipynb #e0e0c890
 @dataclass(frozen=True)
 class PolicyOptions:
-    "Section 3.5: the reward and the policy network."
+    "Section 3.5 of the paper: the reward and the policy network."
     rl_weight: float = option(1., "weight of the policy loss; 0 is w/o CPLR", low=0.)
     reward_reference: str = option("self", "R of Eq. 10: the entity's own (literal) or its counterpart's", ("self", "pair"))
     reward_threshold: float = option(.63, "theta of Eq. 11, 12", low=-1., high=1.)
@@ -107,7 +107,7 @@ class PolicyOptions:
 
 @dataclass(frozen=True)
 class LossOptions:
-    "Section 3.6: contrastive losses."
+    "Section 3.6 of the paper: contrastive losses."
     temperature: float = option(.1, "temperature of the contrastive losses", low=1e-3)
     loss_weighting: str = option("uncertainty", "learned uncertainty weight per modality loss, or plain sum", ("uncertainty", "sum"))
     early_weight: float = option(1., "weight of the intra-modal losses before fusion (L_ICL)", low=0.)
@@ -140,10 +140,10 @@ class TrainOptions:
 @dataclass(frozen=True)
 class EvidenceOptions:
     "Beyond the paper: evidence of values and neighbours, and matching as a whole."
-    evidence: str = option("", "added to the model's score: values,neighbours; empty is the model alone")
+    evidence: str = option("", "added to the model's score: values,neighbours; empty: the model alone")
     evidence_rounds: int = option(0, "rounds in which sure pairs become anchors of the evidence (iterative learning)", low=0)
-    evidence_margin: float = option(2., "by how many nats a sure pair beats the second choice", low=0.)
-    assignment: str = option("", "also report one-to-one matchings beside the ranking: sinkhorn,stable,optimal")
+    evidence_margin: float = option(2., "by how many nats a sure pair beats the second choice; 2 is seven times as likely", low=0.)
+    assignment: str = option("", "one-to-one matchings to report beside the ranking: sinkhorn,stable,optimal; empty: none")
 
 # %% ../nbs/07_config.ipynb #aa49a3e6
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def choice_note(
     f,  # dataclass field
 ):
     "The allowed values of a field, for its help."
-    return f" [{', '.join(f.metadata['choices'])}]" if f.metadata["choices"] else ""
+    return f" [{', '.join(filter(None, f.metadata['choices']))}]" if f.metadata["choices"] else ""
 
 # %% ../nbs/07_config.ipynb #e33e4613
 def own_options(

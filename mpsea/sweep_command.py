@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['experiments', 'find_experiment', 'cells_of', 'subtitle', 'Parameter', 'parameters_of', 'from_text', 'from_file',
-           'known', 'all_said', 'rows', 'experiment_list', 'experiment_help', 'sweep']
+           'known', 'all_said', 'rows', 'experiment_list', 'experiment_help', 'commands_of', 'sweep']
 
 # %% ../nbs/70_sweep_command.ipynb #9e83243f
 import ast
 import io
-import shlex
+import re
 import tokenize
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +129,7 @@ def rows(
 
 def experiment_list():
     "The experiments and what they are for."
-    return "experiments:\n" + rows([(name, subtitle(path)) for name, path in experiments().items()])
+    return "experiments (tables and figures are those of the paper):\n" + rows([(name, subtitle(path)) for name, path in experiments().items()])
 
 
 def experiment_help(
@@ -137,10 +137,19 @@ def experiment_help(
 ):
     "What an experiment is for, and its parameters."
     path = find_experiment(name)
-    takes = list(parameters_of(path).values())
-    table = rows([(f"{p.name} {p.kind.upper()}", f"{p.help}; default {p.default!r}".removeprefix("; ")) for p in takes])
-    example = " ".join(["mpsea sweep", name, *(f"-p {p.name} {shlex.quote(str(p.default))}" for p in takes[:1])])
-    return f"usage: mpsea sweep {name} [-p NAME VALUE] [options]\n\n{subtitle(path)}\n\nparameters, for -p or a file:\n{table}\n\nexample:\n  {example}"
+    takes = parameters_of(path).values()
+    table = rows([(f"{p.name} {p.kind.upper()}", "; ".join([p.help] * bool(p.help) + [f"default {p.default!r}"] * (p.default != ""))) for p in takes])
+    return "\n\n".join([f"usage: mpsea sweep {name} [-p NAME VALUE] [options]", subtitle(path), f"parameters, for -p or a file:\n{table}",
+                        "mpsea sweep --help explains the options: -f, --workers, --address, --out", "examples:\n  " + "\n  ".join(commands_of(path, name))])
+
+
+def commands_of(
+    path,       # a notebook
+    name: str,  # how it was called
+):
+    "Commands to copy: the calls of papermill that the notebook shows, as calls of `mpsea sweep`."
+    shown = (line for kind, text, _ in cells_of(path) if kind == "markdown" for line in text.splitlines())
+    return [re.sub(r"^papermill \S+ \S+", f"mpsea sweep {name}", line) for line in shown if line.startswith("papermill ")] or [f"mpsea sweep {name}"]
 
 # %% ../nbs/70_sweep_command.ipynb #382b0f14
 def sweep(
