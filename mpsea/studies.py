@@ -122,7 +122,7 @@ def pairs_here(
     pairs = {}
     for name in datasets:
         try: pairs[name] = load(name, data_dir, progress=False)
-        except DataError as e: print(f"{name}: {e}")
+        except DataError as e: print(e)
         else: print(f"{pairs[name].title}: {', '.join(offered(pairs[name]))}")
     return pairs
 
