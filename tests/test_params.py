@@ -1,4 +1,5 @@
 """Every file in params/ is valid, says what it claims to say, and quotes the paper as params/published.yaml does."""
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -6,10 +7,12 @@ import pytest
 import yaml
 
 from mpsea.config import Config, from_notebook, read_params
+from mpsea.methods import METHODS, check_method
 
 PARAMS = Path(__file__).resolve().parent.parent / "params"
 FILES = sorted(p for p in PARAMS.glob("*.yaml") if p.name != "published.yaml")
 SETTINGS = [p for p in FILES if p.stem.startswith(("fbdb15k", "fbyg15k"))]
+OF_A_METHOD = {name: PARAMS / f"{'paper' if name == 'mpsea' else name}.yaml" for name in METHODS}
 OF_A_SETTING = {"dataset", "data_dir", "seed_ratio"}
 RATES = ("hits@1", "hits@5", "hits@10", "mrr")
 
@@ -26,8 +29,14 @@ def rows():
 
 
 @each_file
+def test_it_begins_with_what_it_is(path):
+    assert path.read_text(encoding="utf-8").startswith("# ")
+
+
+@each_file
 def test_names_and_types_are_right(path):
-    Config.from_dict(read_params(path))
+    "The method's own options too."
+    check_method(Config.from_dict(read_params(path)))
 
 
 @each_file
@@ -46,6 +55,21 @@ def test_no_name_is_said_twice(path):
 def test_the_notebook_takes_it_from_papermill(path):
     "papermill hands over everything in a file, the section `published` too."
     assert from_notebook(content(path)) == Config.from_dict(read_params(path))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_has_a_file_that_names_it_first(name):
+    assert OF_A_METHOD[name].is_file(), f"add its published setting as params/{name}.yaml"
+    assert next(iter(content(OF_A_METHOD[name]).items())) == ("method", name)
+
+
+def test_only_a_methods_own_file_names_a_method():
+    assert {p for p in FILES if "method" in content(p)} == set(OF_A_METHOD.values())
+
+
+def test_help_names_every_method():
+    said = next(f.metadata["help"] for f in fields(Config) if f.name == "method")
+    assert [name for name in re.findall(r"\w+", said) if name in METHODS] == list(METHODS)
 
 
 def test_base_and_paper_say_every_parameter_once_at_its_default():
