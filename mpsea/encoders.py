@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Adjacency', 'csr', 'adjacency', 'edges_of', 'select_rows', 'drop_edges', 'EdgeProduct', 'EdgeScore', 'full_precision',
            'sampled', 'GraphAttention', 'edge_attention', 'edge_message', 'Elu', 'GraphEncoder', 'tie',
-           'FeatureEncoder', 'expand', 'NumberEncoder']
+           'FeatureEncoder', 'expand', 'NumberEncoder', 'AlignedEncoder']
 
 # %% ../nbs/10_encoders.ipynb #5b3d21fa
 import math
@@ -300,3 +300,19 @@ class NumberEncoder(nn.Module):
         total = phi.new_zeros(len(ids), phi.shape[1]).index_add(0, at, self.network(phi).to(phi.dtype))
         count = torch.bincount(at, minlength=len(ids))[:, None]
         return torch.where(count > 0, total / count.clamp(min=1), self.none)          # [B, d]
+
+# %% ../nbs/10_encoders.ipynb #e8f97792
+class AlignedEncoder(nn.Module):
+    "Value vectors through a linear layer that begins as a rotation: ids [B] → x^n [B, d]."
+    def __init__(self,
+                 values: Tensor,     # [N, D], not trained
+                 dim: int = 300,     # d
+                 ):
+        super().__init__()
+        width = values.shape[1]
+        heard = values.any(1).sum().clamp(min=1)
+        self.values, self.scale = values, (heard / values.square().sum().clamp(min=1e-12)).sqrt()
+        self.project = nn.Linear(width, dim, bias=False)
+        nn.init.orthogonal_(self.project.weight, max(width / dim, 1.) ** .5)
+
+    def forward(self, ids): return self.project(self.values[ids] * self.scale)

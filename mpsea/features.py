@@ -217,6 +217,7 @@ class FeatureSet:
     attribute_names: tuple = ()           # names of the columns of `attribute`
     missing_image: str = "normal"         # the rule that filled `image`; with "mask" the visual token is left out where absent
     triples: torch.Tensor | None = None   # int64 [T, 3] heads, relations, tails; a relation with the same name in both graphs is one
+    values: torch.Tensor | None = None    # float32 [N, D] value vectors; the only field that is learned, from the seeds, and added later
 
     @property
     def num_entities(self): return self.num_source + self.num_target
