@@ -124,8 +124,9 @@ def interaction_heatmap(
     if not len(table): return notice(title, "No run of this has finished yet.")
     grid = table.pivot(index=y, columns=x, values="mean")
     number = lambda v: "" if pd.isna(v) else f"{v:.3f}".replace("0.", ".", 1)
+    low, high = roomy(table["mean"]) or (table["mean"].min(), table["mean"].max())
     names = [[safe(v, 20) or "(none)" for v in axis] for axis in (grid.columns, grid.index)]
-    heat = go.Heatmap(z=grid.to_numpy(np.float32), x=names[0], y=names[1], colorscale="Blues", colorbar=dict(thickness=12, title=label),
+    heat = go.Heatmap(z=grid.to_numpy(np.float32), x=names[0], y=names[1], colorscale="Blues", showscale=False, zmin=low, zmax=high,
                       text=[[number(v) for v in row] for row in grid.to_numpy()], texttemplate="%{text}",
                       hovertemplate=f"{safe(x)} %{{x}}, {safe(y)} %{{y}}: %{{z:.3f}}<extra></extra>")
     best, empty = table.loc[table["mean"].idxmax()], int(grid.isna().sum().sum())
