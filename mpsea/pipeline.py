@@ -26,7 +26,7 @@ from .methods import build_model, check_method
 from .outcome import outcome
 from .pivots import pivot_seeds
 from .runs import Ranks, RunFolder, append_history, environment, open_run, pick_row, run_name, write_ranks
-from .train import attention_of, embed, fit, make_task, selections, test_ranks, use_selected, wants_bf16
+from .train import attention_of, fit, make_task, selections, test_ranks, use_selected, wants_bf16
 from .value_vectors import learn_vectors
 
 # %% ../nbs/45_pipeline.ipynb #f1a7efa4
