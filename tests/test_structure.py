@@ -135,6 +135,14 @@ def test_notebook_is_small_and_from_nowhere(path):
 
 
 @each_notebook
+def test_links_lead_to_notebooks(path):
+    "Not to the pages made of them: those have no numbers, and JupyterLab does not have them. What a cell shows in code is no link."
+    text = "\n".join(re.sub(r"`[^`]*`", "", source(c)) for c in cells(path) if c["cell_type"] == "markdown")
+    links = [m.partition("#")[0] for m in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"\w+:|#", m)]
+    assert not [n for n in links if not (path.parent / n).exists()]
+
+
+@each_notebook
 def test_notebook_has_title_and_subtitle(path):
     first = source(cells(path)[0])
     assert re.match(r"# \S.*\n\n?> \S.*", first), "the first cell is '# title' and '> one-line subtitle'"
