@@ -88,8 +88,9 @@ def test_help_is_there_at_once():
 def test_help_imports_nothing_heavy():
     code = """import sys
 from mpsea.cli import main
-try: main(["train", "--help"])
-except SystemExit: pass
+for argv in (["train", "--help"], ["sweep", "compare", "--help"]):
+    try: main(argv)
+    except SystemExit: pass
 print("heavy:", [m for m in ("torch", "numpy", "pandas", "plotly", "papermill", "IPython") if m in sys.modules])"""
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.endswith("heavy: []\n")
@@ -115,6 +116,9 @@ WRONG = {
     "no such choice": (["train", "--gat", "mutli"], "did you mean 'multi'"),
     "no such file": (["train", "--params", "basis"], "did you mean 'base'"),
     "not a notebook": (["train", *SMALL, "--notebook", "nowhere.ipynb"], "nowhere.ipynb"),
+    "no such experiment": (["sweep", "compair"], "did you mean 'compare'"),
+    "unknown to an experiment": (["sweep", "compare", "-p", "sedes", "0"], "did you mean 'seeds'"),
+    "ill-typed for an experiment": (["sweep", "compare", "-p", "workers", "two"], "workers='two' is not of type int"),
     "nothing to download": (["data", "get", "world"], "needs no files"),
     "unknown to get": (["data", "get", "fb15k"], "give one of"),
     "nothing to check": (["data", "check", "nowhere"], "neither a data set nor a folder"),
@@ -139,7 +143,7 @@ def test_an_unknown_name_in_a_file_names_the_file():
     assert "mine.yaml: unknown parameter 'temprature' (did you mean 'temperature'?)" in done.stderr
 
 
-@pytest.mark.parametrize("argv", [["train", "--epoch", "3"], ["dta"], ["data", "got", "x"], ["lab", "--prot", "1"]], ids=" ".join)
+@pytest.mark.parametrize("argv", [["train", "--epoch", "3"], ["dta"], ["data", "got", "x"], ["sweep", "compare", "--seeds"], ["lab", "--prot", "1"]], ids=" ".join)
 def test_an_argument_that_is_none_is_code_2(argv):
     done = run(*argv)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -256,6 +260,22 @@ def test_the_real_notebook_trains_and_shows_its_results(tmp_path):
     assert {"run.ipynb", "config.json", "results.json", "alignment.tsv"} <= {p.name for p in Path("run").iterdir()}
     assert "<Figure" not in first.stdout and "Warning" not in first.stderr
     assert "widgets" not in nbformat.read("run/run.ipynb", 4).metadata
+
+
+def test_help_of_an_experiment_has_its_parameters(capsys):
+    for argv in (["sweep"], ["sweep", "--help"]):
+        assert cli.main(argv) == 0 and "\n  compare  " in capsys.readouterr().out
+    assert cli.main(["sweep", "compare", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in ("methods", "datasets", "seeds", "changes", "out", "reuse", "workers", "address"))
+
+
+def test_an_experiment_is_run_with_its_parameters(tmp_path):
+    small = notebook(tmp_path / "small.ipynb", "count: int = 0\nnames: str = 'a'\nout: str = 'runs'", PROGRESSING, "print(names)")
+    (tmp_path / "mine.yaml").write_text("names: b\ncount: 1\n")
+    done = run("sweep", small, "-f", "mine.yaml", "-p", "count", "9", "--out", "there")
+    assert done.returncode == 0 and done.stdout == "the table\nb\n\nnotebook  there/small.ipynb\n" and Path("there/small.ipynb").exists()
+    assert "▸ training  9/9 epochs" in done.stderr
 
 
 # ---------------------------------------------------------------- data, lab, installed
