@@ -60,15 +60,15 @@ def on_a_terminal(argv, interrupt_at=None, timeout=120):
     pid, screen = pty.fork()
     if not pid:
         os.execv(argv[0], [str(a) for a in argv])
-    seen, end = b"", time.monotonic() + timeout
+    seen, end, again = b"", time.monotonic() + timeout, 0.
     while time.monotonic() < end:
         if not select.select([screen], [], [], 1)[0]: continue
         try: piece = os.read(screen, 65536)
         except OSError: break                                        # how Linux says that the other side has closed
         if not piece: break
         seen += piece
-        if interrupt_at and interrupt_at.encode() in seen:
-            interrupt_at = os.write(screen, b"\x03") and None
+        if interrupt_at and interrupt_at.encode() in seen and time.monotonic() > again:   # once; on a machine that hangs, a person types it again
+            again = time.monotonic() + 30 * os.write(screen, b"\x03")
     else:
         os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen.decode()
