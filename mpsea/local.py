@@ -49,7 +49,7 @@ def do(
         if hash_of(folder.path) != job.hash: raise NotebookError("the notebook ended without a finished run", folder.notebook)
     finally: unlock(folder.path/".worker")
 
-# %% ../nbs/41_local.ipynb #0ff88491
+# %% ../nbs/41_local.ipynb #b736c6c5
 def work():
     "Do the job on stdin, as a process of its own."
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -74,7 +74,7 @@ def follow(
     time.sleep(patience)
     os._exit(1)
 
-# %% ../nbs/41_local.ipynb #5a3b95f9
+# %% ../nbs/41_local.ipynb #bda34b3a
 class Worker:
     "A process that does one job. Ends with its parent."
     def __init__(self,
@@ -113,7 +113,7 @@ class Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
-# %% ../nbs/41_local.ipynb #2a353120
+# %% ../nbs/41_local.ipynb #4af3511d
 def cores():
     "The CPU cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -134,7 +134,7 @@ def threads_of(
     said = os.environ.get("OMP_NUM_THREADS", "")
     return int(said) if said.isdigit() and int(said) else max(1, cores() // workers)
 
-# %% ../nbs/41_local.ipynb #d6db58f9
+# %% ../nbs/41_local.ipynb #5540ef03
 class Local:
     "Workers on this machine."
     def __init__(self,

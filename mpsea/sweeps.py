@@ -58,7 +58,7 @@ def carry_out(
                 if problem and tries[job.hash] <= retries: queue.append(job)
                 else: over[job.hash] = problem
             gained = sum((share(j) - begun[j.hash]) / max(1 - begun[j.hash], 1e-9) for j in pool.running)
-            shown.update(round(len(over) + max(gained, 0.), 1), running=len(pool.running), failed=sum(map(bool, over.values())))
+            shown.update(len(over) + (int(10 * max(gained, 0.)) / 10 or 0), running=len(pool.running), failed=sum(map(bool, over.values())))
             if queue or pool.running: time.sleep(pause)
         shown.update(len(over))
     return over
