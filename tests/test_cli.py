@@ -59,6 +59,7 @@ def on_a_terminal(argv, interrupt_at=None, timeout=120):
     "Exit code and output of a command on a pseudo-terminal; Ctrl-C is typed when a text is seen."
     pid, screen = pty.fork()
     if not pid:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)                 # a shell's background jobs ignore it, and hand that on
         os.execv(argv[0], [str(a) for a in argv])
     seen, end, again = b"", time.monotonic() + timeout, 0.
     while time.monotonic() < end:
