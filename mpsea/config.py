@@ -59,7 +59,7 @@ class FeatureOptions:
 class EncoderOptions:
     "The method, and Section 3.3 of the paper: one encoder a modality."
     method: str = option("mpsea", "the model: mpsea, meaformer, mclea, eva, gcn_align, mmea, msnea, or your own class as module:Class")
-    options: str = option("", "parameters that only this method has, as in its file in params/: name=value, name=value")
+    options: str = option("", "parameters that only this method has, as in its file in params/: name and value joined by an equals sign, commas between")
     dim: int = option(300, "width of every modality's embedding", low=4)
     gat: str = option("multi", "graph attention: separate W_i and W_j (Eq. 1), shared W (repl. GAT), or MEAformer's diagonal", ("multi", "shared", "diag"))
     gat_init: str = option("xavier", "first weights of the graph attention: random, or the identity", ("xavier", "identity"))

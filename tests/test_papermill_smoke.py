@@ -84,3 +84,11 @@ def test_a_search_goes_on_where_it_was(tmp_path):
                                    parameters={**said, "search": trials}, progress_bar=False)
     assert (tmp_path / "runs" / "search.journal").is_file()
     assert len(list(tmp_path.rglob("results.json"))) == 2, "the first point was not trained again"
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_help_lists_every_parameter(path):
+    "papermill reads a parameter by its line, and passes over one whose comment holds another `=`."
+    cell = next(c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if "parameters" in c["metadata"].get("tags", ()))
+    written = re.findall(r"^(\w+): ", "".join(cell["source"]), re.MULTILINE)
+    assert list(papermill.inspect_notebook(path)) == written
