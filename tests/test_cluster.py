@@ -12,6 +12,7 @@ from mpsea.sweeps import carry_out, execute
 
 try: import ray
 except ImportError: ray = None
+pytestmark = pytest.mark.slow
 needs_ray = pytest.mark.skipif(ray is None, reason="Ray is not installed: pip install 'mpsea[cluster]'")
 
 
