@@ -74,8 +74,9 @@ def key_alignment(
                 [safe(x) for x in t["unit"]], t["half are"].tolist(), [f"{x:.0%}" for x in t["near"]], [f"{x:.1%}" for x in t["near by chance"]],
                 t["seeds"].tolist(), [f"{x:.1f}" for x in t["gain"]]]
     heads = ["source key", "target key", "kind", "compared as", "unit", "half of the matches are", "near", "near by chance", "seeds", "gain, nats"]
-    fig = go.Figure(go.Table(header=dict(values=heads, align="left", fill_color=INK, font=dict(color="white")), columnwidth=[3, 3, 1.5, 1.5, 1.5, 2, 1, 1, 1, 1],
-                             cells=dict(values=cells(table.sort_values("gain", ascending=False)), align="left", height=26)))
+    fig = go.Figure(go.Table(header=dict(values=heads, align="left", fill_color=INK, font=dict(color="white", size=13)),
+                             columnwidth=[3, 3, 2, 2, 1.6, 2.2, 1.1, 1.4, 1.2, 1.1],
+                             cells=dict(values=cells(table.sort_values("gain", ascending=False)), align="left", height=26, font_size=13)))
     buttons = [dict(label=name, method="restyle", args=[{"cells.values": [cells(table.sort_values(by, ascending=up))]}]) for name, (by, up) in ORDERS.items()]
     top = table.sort_values("gain", ascending=False).iloc[0]
     most = f"{short(top['source key'])} with {short(top['target key'])}, from {top['seeds']} seeds"
@@ -128,8 +129,9 @@ def key_pair(
     said = "; ".join(f"{n}: {r['near']:.0%} of {r['seeds']} seed pairs, {r['near by chance']:.1%} of strangers" for n, r in zip(names[:10], rows))
     alt = html.unescape(f"Bar charts of how near the values of seed pairs and of strangers are, one for each of {len(rules)} pairs of keys. Near are: {said}.")
     longest = max((s[1]["title.subtitle.text"] for s in states), key=lambda t: t.count("<br>"))
+    axis = dict(range=[0, 1.2], tickvals=[0, .25, .5, .75, 1], tickformat=".0%", title="share of the pairs")
     dressed(fig, title, alt, html.unescape(longest.replace("<br>", " ")), height=190 + 40 * tall, margin=dict(t=96, b=70, r=20, l=8),
-            updatemenus=[menu], bargroupgap=.08, xaxis=dict(range=[0, 1.2], tickvals=[0, .25, .5, .75, 1], tickformat=".0%", title="share of the pairs"), yaxis_autorange="reversed")
+            updatemenus=[menu], bargroupgap=.08, xaxis=axis, yaxis_autorange="reversed")
     return fig.update_layout(layout)
 
 # %% ../nbs/55_evidence_figures.ipynb #66fafbbf

@@ -161,7 +161,7 @@ def choose(
     entity,   # source entity id; None where there is none
 ):
     "List the best candidates of an entity by its values, the linked one ticked."
-    best = candidates(self.learned, entity) if entity is not None else pd.DataFrame()
+    best = candidates(self.learned, entity) if self.learned and entity is not None else pd.DataFrame()
     self.candidate.options = [(f"{b.label}  {b.nats:+.1f} nats{'  ✓' * b.linked}", int(b.target)) for b in best.itertuples()]
     self.candidate.index = 0 if len(best) else None
     self.read(self.candidate.value)                  # the same candidate may have other reasons now
