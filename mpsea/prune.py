@@ -119,7 +119,8 @@ def plan(
     if wrong := [c for c in criteria if c not in CRITERIA]: raise ConfigError(f"no criterion {wrong[0]!r}", remedy="choose from " + ", ".join(CRITERIA))
     if not Path(folder).is_dir(): raise RunError("no such folder", file=folder, remedy="give the folder that holds the run folders")
     refuse_tracked(folder)
-    runs = [facts(p, time.time()) for p in run_folders(folder) if is_run(p)]
+    now = time.time()                                               # one moment for all, else the ages of twins are not comparable
+    runs = [facts(p, now) for p in run_folders(folder) if is_run(p)]
     doubles, rows = superfluous(runs), []
     for r in runs:
         whole = reason(r, doubles, criteria)
