@@ -64,9 +64,10 @@ def encoded(
     config,              # Config
     folder: RunFolder,   # where the run is, or will be; nothing is written
     device,              # torch.device
+    pair=None,           # KGPair, where it has been loaded already
 ):
     "The pair, its features and its split, as the configuration wants them."
-    c, pair = config, load(config.dataset, config.data_dir)
+    c, pair = config, pair or load(config.dataset, config.data_dir)
     widths, rules = (c.relation_width, c.attribute_width), (c.relation_norm, c.relation_direction, c.number_norm, c.missing_image)
     features = build_features(pair, *widths, *rules, c.seed).to(device)
     pivots, told = unsupervised(pair, c) if c.pivot else (None, None)
