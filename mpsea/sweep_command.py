@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['experiments', 'find_experiment', 'cells_of', 'subtitle', 'Parameter', 'parameters_of', 'from_text', 'from_file',
-           'known', 'all_said', 'rows', 'experiment_list', 'experiment_help', 'commands_of', 'sweep']
+           'known', 'all_said', 'rows', 'experiment_list', 'experiment_help', 'commands_of', 'sweep', 'sweep_command',
+           'add']
 
 # %% ../nbs/70_sweep_command.ipynb #9e83243f
 import ast
@@ -17,6 +18,7 @@ from pathlib import Path
 from .config import guess, read_params
 from .core import ConfigError, DataError, read_json
 from .launch import run_notebook, shared
+from .parsing import add_command, add_layers, ending_cleanly, failed
 
 # %% ../nbs/70_sweep_command.ipynb #638a373f
 def experiments():
@@ -166,3 +168,35 @@ def sweep(
     out = Path(str(said.get("out", takes["out"].default if "out" in takes else "runs")) or "runs")
     run_notebook(path, out/f"{path.stem}.ipynb", said, screen)
     return out/f"{path.stem}.ipynb"
+
+# %% ../nbs/70_sweep_command.ipynb #abf429cd
+def sweep_command(
+    args,  # experiment, help, params, parameter, workers, address, out
+):
+    "Run the notebook of an experiment, or say what there is."
+    if not args.experiment:
+        args.parser.print_help()
+        return print("\n" + experiment_list())
+    if args.help: return print(experiment_help(args.experiment))
+    try:
+        with ending_cleanly(): notebook = sweep(args.experiment, args.params, args.parameter, workers=args.workers, address=args.address, out=args.out)
+    except KeyboardInterrupt:
+        return failed("stopped. The same command goes on: finished runs are found, the others resume from their checkpoints.", code=130)
+    print(f"\nnotebook  {notebook}")
+
+# %% ../nbs/70_sweep_command.ipynb #3e1181eb
+def add(
+    commands,  # what add_subparsers gives
+):
+    "`mpsea sweep`."
+    parser = add_command(commands, "sweep", "run an experiment: many runs, and the tables and figures made of them", sweep_command,
+                         "mpsea sweep compare --help", "mpsea sweep compare -p methods recommended,eva -p datasets world -p seeds 0,1",
+                         "mpsea sweep compare -p datasets fbdb15k -p seed_ratios 0.2,0.5,0.8 --workers 2", usage="mpsea sweep EXPERIMENT [options]",
+                         add_help=False, more="Runs that are there are not repeated; after an interruption the same command goes on.")
+    parser.add_argument("experiment", nargs="?", default="", metavar="EXPERIMENT",
+                        help="one of those below, or the path of a notebook with a parameter cell")
+    parser.add_argument("-h", "--help", action="store_true", help="show this, or the parameters of EXPERIMENT")
+    add_layers(parser, "files (YAML) with parameters of the experiment, later ones win", "one parameter of the experiment")
+    parser.add_argument("--workers", type=int, metavar="N", help="runs at a time; left out: one a GPU, or one a core where there is none")
+    parser.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster: auto, local, ray://HOST:PORT; left out: this machine alone")
+    parser.add_argument("--out", metavar="DIR", help="folder of the runs and of the executed notebook; left out: runs")
