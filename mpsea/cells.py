@@ -73,9 +73,10 @@ def hash_of(
     "The hash of a finished run's configuration; None where it is not finished, damaged, or from another version."
     run = RunFolder(path)
     try:
-        json.loads(run.results.read_text(encoding="utf-8"))["rows"]
+        results = json.loads(run.results.read_text(encoding="utf-8"))
+        if results.get("stopped") or "rows" not in results: return None
         return Config.from_dict(json.loads(run.config.read_text(encoding="utf-8"))).hash()
-    except (OSError, ValueError, KeyError, TypeError, MpseaError): return None
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, MpseaError): return None
 
 # %% ../nbs/41_cells.ipynb #5e8c681b
 def places(

@@ -13,6 +13,7 @@ import os
 import random
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from enum import Enum
@@ -160,7 +161,8 @@ class Progress:
                  ):
         self.label, self.total, self.unit = label, total, unit
         self.done, self.numbers, self.start, self.shown, self.width = 0, {}, time.monotonic(), 0., 0
-        self.silent = os.environ.get("MPSEA_PROGRESS") == "0"
+        elsewhere = threading.current_thread() is not threading.main_thread()             # whose cell would its line replace?
+        self.silent = os.environ.get("MPSEA_PROGRESS") == "0" or _in_kernel() and elsewhere
 
     def __enter__(self): return self
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OWN', 'Prepared', 'prepare', 'encoded', 'seed_vectors', 'unsupervised', 'claim', 'enter', 'learn', 'conclude',
-           'ranks_of', 'peak_memory', 'write_pairs', 'trained_model', 'run', 'add_ranks', 'contradictions']
+           'stopped', 'ranks_of', 'peak_memory', 'write_pairs', 'trained_model', 'run', 'add_ranks', 'contradictions']
 
 # %% ../nbs/45_pipeline.ipynb #2cd3c40f
 import resource
@@ -19,14 +19,14 @@ from .config import Config
 from .core import RunError, atomic_path, pick_device, read_json, write_json
 from .datasets import load
 from .features import build_features
-from .iterative import Promoter
 from .locks import lock, unlock
 from .matching import write_alignment
 from .methods import build_model, check_method
 from .outcome import outcome
 from .pivots import pivot_seeds
+from .promotion import promoter_of
 from .runs import Ranks, RunFolder, append_history, environment, open_run, pick_row, run_name, write_ranks
-from .train import attention_of, fit, make_task, selections, test_ranks, use_selected, wants_bf16
+from .train import attention_of, fit, make_task, out_of_patience, selections, test_ranks, use_selected, wants_bf16
 from .value_vectors import learn_vectors
 
 # %% ../nbs/45_pipeline.ipynb #f1a7efa4
@@ -42,7 +42,7 @@ class Prepared:
     pivots: dict = None  # where pivots are the seeds: how many, and how many of them are gold links, which nobody but the reader is told
 
     @property
-    def finished(self): return self.folder.results.exists()
+    def finished(self): return self.folder.results.exists() and not read_json(self.folder.results).get("stopped")
 
 
 def prepare(
@@ -142,7 +142,7 @@ def learn(
     def tell(record):
         append_history(folder.history, record)
         return on_epoch is not None and on_epoch(record)
-    return fit(ready.task, ready.features, c, folder.resume, tell, Promoter(ready.task) if c.iterative else None)
+    return fit(ready.task, ready.features, c, folder.resume, tell, promoter_of(ready.pair, ready.features, ready.task, c))
 
 # %% ../nbs/45_pipeline.ipynb #f0bac2c6
 def conclude(
@@ -167,10 +167,19 @@ def conclude(
                "seconds_per_epoch": state.seconds / max(state.epoch, 1), "peak_memory_mb": peak_memory(), "seeds": len(ready.task.seeds),
                "valid": len(ready.task.valid), "test": len(ready.task.test), "parameters": sum(p.numel() for p in state.model.parameters())}
     if ready.pivots: results["pivots"] = ready.pivots
+    if stopped(state, ready.config): results["stopped"] = True
     write_json(folder.results, {**results, **came.told})
-    folder.resume.unlink(missing_ok=True)
+    if not results.get("stopped"): folder.resume.unlink(missing_ok=True)
     unlock(folder.path/".lock")
     return results
+
+
+def stopped(
+    state,   # from `learn`
+    config,  # Config
+):
+    "Whether the training ended before its last epoch, and not for want of improvement."
+    return state.epoch < config.epochs + (config.iterative_epochs if config.iterative else 0) and not out_of_patience(state, config)
 
 
 def ranks_of(
