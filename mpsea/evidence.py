@@ -127,7 +127,7 @@ def stages(
             began, told = time.perf_counter(), matcher.grow() if name.startswith("round") else {}
             matcher.learn(some)
             scores = matcher.scores(rows, columns)
-            out.append({"stage": name, "iterative": bool(told), "weights": dict(matcher.weights), "anchors": len(matcher.anchors), **told,
+            out.append({"stage": name, "iterative": bool(told) or matcher.config.iterative, "weights": dict(matcher.weights), "anchors": len(matcher.anchors), **told,
                         "seconds": time.perf_counter() - began, "rows": evaluate(scores, links=links, csls=k)})
             if names and name in (steps[len(kinds)][0], steps[-1][0]): out[-1]["one_to_one"] = one_to_one(names, scores, links, 1.)
             progress.update(len(out), **{"Hits@1": next(r["hits@1"] for r in out[-1]["rows"] if r["direction"] == "mean" and r["csls"])})

@@ -27,9 +27,10 @@ def rematch(
     **changes,       # parameters of `EvidenceOptions`
 ):
     "Match with a finished run's model; writes a run folder and returns its results. Raises `ConfigError` for a parameter of the training."
-    own = [f.name for f in fields(EvidenceOptions)]
-    if wrong := [k for k in changes if k not in own]: raise ConfigError(f"{wrong[0]} changes the training", remedy="train anew; without training one can change " + ", ".join(own))
     run = open_run(run_dir)
+    promoting = ("evidence", "evidence_margin") * run.config.get("iterative", False)
+    own = [f.name for f in fields(EvidenceOptions) if f.name not in promoting]
+    if wrong := [k for k in changes if k not in own]: raise ConfigError(f"{wrong[0]} changes the training", remedy="train anew; without training one can change " + ", ".join(own))
     weights, before = run.file("model"), run.results
     config = Config.from_dict({**run.config, "data_dir": data_dir, "device": device, **changes})
     folder = RunFolder(out)

@@ -140,12 +140,12 @@ def promotions(
     out, total = [], 0
     for r in history:
         new, held, test = (r.get(k) or {} for k in ("promoted", "proposed", "test"))
-        total += new.get("pairs", 0)
+        total += new.get("new", new.get("pairs", 0)) - new.get("dropped", 0)
         row = [r["epoch"], total if new else None, new.get("precision"), held.get("kept"), held.get("precision"), test.get("hits@1")]
         if any(x is not None for x in row[1:]): out.append(row)
     return pd.DataFrame(out, columns=EPOCH).astype(float)
 
-# %% ../nbs/54_summaries.ipynb #523da733
+# %% ../nbs/54_summaries.ipynb #e6cbabe1
 def iterations(
     plan,  # of `planned`: iterative cells
 ):
@@ -166,7 +166,7 @@ def iterations(
         runs.append(row)
     return pd.DataFrame(runs), pd.concat(epochs, ignore_index=True) if epochs else pd.DataFrame(columns=["label", "dataset", "seed_ratio", "epoch"])
 
-# %% ../nbs/54_summaries.ipynb #e6cbabe1
+# %% ../nbs/54_summaries.ipynb #83f51a13
 def iterative_table(
     runs,               # of `iterations`
     dataset: str,       # which data set

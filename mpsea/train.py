@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Task', 'make_task', 'wants_bf16', 'native_bf16', 'evaluating', 'embed', 'test_rows', 'test_ranks', 'valid_metrics',
-           'learning_rate', 'State', 'save_state', 'load_state', 'start', 'make_optimizer', 'train_epoch', 'record_of',
-           'warnings_of', 'assess', 'evaluated', 'out_of_patience', 'fit', 'selections', 'use_selected', 'attention_of']
+           'all_epochs', 'learning_rate', 'State', 'save_state', 'load_state', 'start', 'make_optimizer', 'train_epoch',
+           'record_of', 'warnings_of', 'assess', 'evaluated', 'out_of_patience', 'fit', 'selections', 'use_selected',
+           'attention_of']
 
 # %% ../nbs/30_train.ipynb #fc603605
 import math
@@ -135,8 +136,15 @@ def valid_metrics(
     return {k: (found[0][k] + found[1][k]) / 2 for k in ("hits@1", "hits@10", "mrr")}
 
 # %% ../nbs/30_train.ipynb #a7330704
+def all_epochs(
+    config,   # Config: epochs, iterative, iterative_epochs
+):
+    "Epochs of both phases."
+    return config.epochs + config.iterative * config.iterative_epochs
+
+
 def learning_rate(
-    step: int,     # 0-based
+    step: float,   # 0-based, of the plan
     total: int,    # steps in all
     config,        # Config: lr, warmup, schedule
 ):
@@ -220,9 +228,10 @@ def train_epoch(
 ):
     "One pass over the seeds. Returns the history record. Raises `TrainingError` on divergence."
     began, model, reports = time.perf_counter(), state.model.train(), []
-    device = state.seeds.device
-    for batch in model.batches(state.seeds):
-        rate = learning_rate(state.step, total, config) * model.lr_factor(state.epoch)
+    device, planned = state.seeds.device, total / all_epochs(config)                  # steps of an epoch
+    for i, batch in enumerate(model.batches(state.seeds)):
+        at = state.epoch * planned + i * (planned / model.steps(len(state.seeds)))
+        rate = learning_rate(at, total, config) * model.lr_factor(state.epoch)
         for group in state.optimizer.param_groups: group["lr"] = rate
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16): loss, report = model.loss(batch, bf16)
         state.optimizer.zero_grad(set_to_none=True)
@@ -301,7 +310,7 @@ def fit(
     if len(task.seeds) < 2: raise TrainingError(f"{len(task.seeds)} seed pairs are too few to contrast", remedy="raise seed_ratio")
     state = start(config, features, task)
     if resume is not None and resume.exists(): load_state(state, resume, config)
-    epochs, bf16 = config.epochs + (config.iterative_epochs if config.iterative else 0), wants_bf16(config, task.seeds.device)
+    epochs, bf16 = all_epochs(config), wants_bf16(config, task.seeds.device)
     total, written = epochs * state.model.steps(len(task.seeds)), time.monotonic()
     with Progress("training", epochs, "epochs") as progress:
         while state.epoch < epochs and not out_of_patience(state, config):
