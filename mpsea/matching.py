@@ -199,7 +199,8 @@ class Corrected:
                  ):
         radii = Radii(csls)
         for _, s in source: radii.add(s)
-        self.source, self.shape, self.device, (self.r_a, self.r_b) = source, source.shape, source.device, radii.result()
+        self.source, self.shape, self.device, self.neighbours = source, source.shape, source.device, radii.k
+        self.r_a, self.r_b = radii.result()
 
     def __iter__(self):
         for start, s in self.source: yield start, csls_score(s, self.r_a[start:start + len(s)], self.r_b)
