@@ -138,8 +138,6 @@ class Problems:
         self.count += 1
         if self.count <= self.keep: self.listed.append(error)
 
-    def __len__(self): return self.count
-
     def table(self):
         "The listed ones as lines `file, line, message`, separated by tabs."
         rows = [(Path(p.file).name if p.file else "", p.line or "", p.message) for p in self.listed]
