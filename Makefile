@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test docs readme lab lint setup clean
+.PHONY: help run test browser docs readme lab lint setup clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,13 +30,16 @@ test: $(STAMP)  ## all tests: the notebooks' own, and those in tests/
 	@echo "== tests/"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(ARGS)
 
+browser: $(STAMP)  ## tests in Debian's chromium, of JupyterLab and of the built site; screenshots/ shows what they saw
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m browser tests/test_browser.py $(ARGS)
+
 docs: $(STAMP)  ## build the site into _docs/ (a broken link is an error); look at it with: make docs ARGS=serve
 	@$(BIN)/python -c "from mpsea.docsite import main; main(serve='$(ARGS)' == 'serve')"
 
 readme: $(STAMP)  ## write README.md from nbs/index.ipynb
 	@$(BIN)/python -c "from mpsea.docsite import make_readme; print('README.md', 'written' if make_readme() else 'is up to date')"
 
-lab: $(STAMP)  ## open JupyterLab at the training notebook
+lab: $(STAMP)  ## open JupyterLab at Start here
 	@$(BIN)/mpsea lab $(ARGS)
 
 lint: $(STAMP)  ## check notebooks, modules and tests with ruff
@@ -60,5 +63,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:  ## remove what was built (not .venv, not runs/)
-	@rm -rf _docs _proc dist build .pytest_cache .ruff_cache .hypothesis
+	@rm -rf _docs _proc screenshots dist build .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -16,6 +16,7 @@ from pathlib import Path
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
+from .chart import Chart
 from .core import MpseaError, read_json
 from .explore_evidence import FIGURE, live
 from .figures import COLOURS, INK, OTHERS, SKY, alt_text, dressed, keys_of, line, series
@@ -79,7 +80,7 @@ class Training:
         self.history = read_history(ready.folder.history) if ready.folder.history.exists() else []
         self.results, self.problem, self.stopping = None, None, threading.Event()
         self.thread = threading.Thread(target=self.work, daemon=True)
-        self.chart = go.FigureWidget(live_chart(self.history, self.epochs))
+        self.chart = Chart(live_chart(self.history, self.epochs))
         self.button = widgets.Button(description="Stop", icon="stop", tooltip="End after this epoch and keep the model")
         self.told = widgets.HTML("Starting …")
         self.button.on_click(lambda _: self.stop())
@@ -97,15 +98,13 @@ class Training:
         except Exception as e: self.problem = e
         finally: self.end()
 
-# %% ../nbs/64_live.ipynb #9e25154d
+# %% ../nbs/64_live.ipynb #af9baeff
 def show(
     self,   # Training
 ):
     "Bring chart and words up to date."
     now = live_chart(self.history, self.epochs)
-    with self.chart.batch_update():
-        for old, new in zip(self.chart.data, now.data): old.update(x=new.x, y=new.y)
-    self.chart.add_traces(now.data[len(self.chart.data):])
+    self.chart.show(now)
     self.told.value = html.escape(alt_text(now))
 
 
@@ -142,7 +141,7 @@ def wait(
 
 Training.show, Training.stop, Training.end, Training.wait = show, stop, end, wait
 
-# %% ../nbs/64_live.ipynb #4ccbc96b
+# %% ../nbs/64_live.ipynb #aa946c63
 RUNNING = {}   # run folder -> Training of this process
 
 
@@ -168,7 +167,7 @@ def train_live(
     display({FIGURE: json.loads(live_chart(training.history, training.epochs).to_json()), "text/plain": training.told.value}, raw=True)
     return training
 
-# %% ../nbs/64_live.ipynb #f83301c6
+# %% ../nbs/64_live.ipynb #d897c3d2
 def sample_config(
     **changes,  # parameter -> value
 ):

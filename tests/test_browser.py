@@ -1,0 +1,158 @@
+"""What people see: JupyterLab with the tutorials, and the built site, in Debian's Chromium. Screenshots of it all go to screenshots/ (ignored by git).
+
+Not part of `make test`: `pytest -m browser` runs them, and skips them where there is no Chromium; with MPSEA_BROWSER=required, as in CI, that is a failure.
+"""
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from argparse import Namespace
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).resolve().parent.parent
+SHOTS = ROOT / "screenshots"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+            "notebook-extension/tracker": {"windowingMode": "none"}}                      # every cell in the page, wherever it is scrolled to
+TRAINED = 240_000                                                                         # ms: what a training may take on a busy machine
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM:
+        if os.environ.get("MPSEA_BROWSER") == "required": pytest.fail("no chromium on this machine: apt-get install chromium")
+        pytest.skip("no chromium on this machine")
+    from playwright.sync_api import sync_playwright
+    SHOTS.mkdir(exist_ok=True)
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, request):
+    """A page that may speak to this machine only. `.elsewhere` and `.errors` are what it wanted beside that, and what its console complained of."""
+    context = browser.new_context(viewport={"width": 1300, "height": 900})
+    page = context.new_page()
+    page.elsewhere, page.errors = [], []
+
+    def local(route):
+        if route.request.url.startswith(("http://127.0.0.1:", "data:", "blob:")): return route.continue_()
+        page.elsewhere.append(route.request.url)
+        route.abort()
+
+    context.route("**/*", local)
+    page.on("pageerror", lambda e: page.errors.append(str(e)))
+    page.on("console", lambda m: m.type == "error" and page.errors.append(f"{m.text} ({m.location.get('url')})"))
+    yield page
+    page.screenshot(path=SHOTS / f"{request.node.name}.png")
+    context.close()
+    assert not page.elsewhere
+
+
+# JupyterLab, as `mpsea lab` opens it
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def lab(browser, tmp_path_factory):
+    """The address of a JupyterLab that works on copies of the notebooks, with runs and settings of its own."""
+    from mpsea import lab_command
+    home, token, port = tmp_path_factory.mktemp("lab"), secrets.token_hex(8), free_port()
+    for name, values in SETTINGS.items():
+        file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values))
+    places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTERLAB_SETTINGS_DIR": "settings",
+              "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython", "MPSEA_RUNS": "runs"}
+    env = os.environ | {k: str(home / v) for k, v in places.items()} | {"OMP_NUM_THREADS": "1"}
+    options = [f"--IdentityProvider.token={token}", "--allow-root", "--LabApp.expose_app_in_browser=True", "--ServerApp.port_retries=0"]
+    with patch.object(lab_command, "checkout", lambda: None):                                     # as where mpsea is installed: on copies
+        command = lab_command.jupyter_command(Namespace(no_browser=True, port=port, jupyter=options), home)
+    with open(home / "log", "wb") as log:
+        server = subprocess.Popen(command, cwd=home, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        try: urllib.request.urlopen(f"{address}/api?token={token}", timeout=2); break
+        except OSError: time.sleep(.2)
+        assert server.poll() is None, (home / "log").read_text()
+    yield Namespace(url=f"{address}/?token={token}", tree=f"{address}/lab/tree/mpsea-notebooks/tutorials", token=token, runs=home / "runs")
+    server.send_signal(signal.SIGTERM)
+    try: server.wait(20)
+    except subprocess.TimeoutExpired: os.killpg(server.pid, signal.SIGKILL)
+
+
+CELLS = """() => window.jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code')"""
+DONE = f"""() => {{ const cells = ({CELLS})(); return cells.length && cells.every(c => c.model.executionCount || !c.model.sharedModel.source)
+                    && window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle' }}"""
+ERRORS = f"() => ({CELLS})().flatMap(c => c.model.outputs.toJSON()).filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue)"
+
+
+def open_notebook(page, url, name):
+    """Open a notebook of the lab without saved outputs and with its kernel ready."""
+    page.goto(url)
+    page.wait_for_function(f"() => window.jupyterapp && window.jupyterapp.shell.currentWidget?.context?.path.endsWith('{name}')", timeout=120_000)
+    page.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'", timeout=120_000)
+    page.evaluate("async () => { await window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs') }")
+
+
+def run_all(page):
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+
+
+def finish(page, timeout=TRAINED):
+    page.wait_for_function(DONE, timeout=timeout, polling=500)
+    assert page.evaluate(ERRORS) == []
+
+
+def close(page):
+    page.evaluate("async () => { const w = window.jupyterapp.shell.currentWidget; await w.context.save(); await w.sessionContext.shutdown() }")
+
+
+def curve(page, name):
+    """The y values of a curve of the live chart, as the browser has them."""
+    return page.evaluate("""name => { const d = [...document.querySelectorAll('.js-plotly-plot')].flatMap(p => p._fullData ?? []).find(t => t.name === name);
+                                      return d ? Array.from(d.y) : [] }""", name)
+
+
+def test_start_here_runs_from_the_first_cell_to_the_last(lab, page):
+    open_notebook(page, lab.url, "tutorials/start.ipynb")                                 # `mpsea lab` opens it by itself
+    run_all(page)
+    page.get_by_role("button", name="Stop").wait_for(timeout=120_000)
+    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .scatterlayer .trace').length > 3", timeout=TRAINED)
+    seen = len(curve(page, "total"))
+    page.screenshot(path=SHOTS / "start-training.png")
+    finish(page)
+    assert 0 < seen < 30 and len(curve(page, "total")) == 30, "the chart moves while it trains"
+    assert json.loads((lab.runs / "world-start" / "results.json").read_text())["epochs"] == 30
+    close(page)
+
+
+def test_the_stop_button_stops_a_training_and_keeps_the_model(lab, page):
+    open_notebook(page, f"{lab.tree}/start.ipynb?reset", "tutorials/start.ipynb")
+    run_all(page)                                                                         # the next cells wait already
+    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .scatterlayer .trace').length > 3", timeout=TRAINED)
+    page.get_by_role("button", name="Stop").click()
+    finish(page)
+    folder = lab.runs / "world-start"
+    results = json.loads((folder / "results.json").read_text())
+    assert results["stopped"] and results["epochs"] < 30
+    assert all((folder / name).stat().st_size for name in ("model.safetensors", "alignment.tsv", "resume.pt"))
+    assert "Stopped" in page.locator(".jp-OutputArea", has_text="Stop").first.inner_text()
+    close(page)
