@@ -137,6 +137,7 @@ def test_start_here_runs_from_the_first_cell_to_the_last(lab, page):
     page.get_by_role("button", name="Stop").wait_for(timeout=120_000)
     page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .scatterlayer .trace').length > 3", timeout=TRAINED)
     seen = len(curve(page, "total"))
+    page.get_by_role("button", name="Stop").scroll_into_view_if_needed()
     page.screenshot(path=SHOTS / "start-training.png")
     finish(page)
     assert 0 < seen < 30 and len(curve(page, "total")) == 30, "the chart moves while it trains"
