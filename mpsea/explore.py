@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['display_name', 'RunData', 'its_data', 'labels_of', 'partners_of', 'names_of', 'roles_of', 'RunModel', 'encoded_anew',
-           'embedded', 'attention', 'Pool', 'make_pool', 'Explored', 'scored', 'rank_of', 'shares', 'ranks_table',
-           'open_run']
+           'embedded', 'attention', 'Pool', 'make_pool', 'Explored', 'scores_of', 'scored', 'rank_of', 'shares',
+           'ranks_table', 'open_run']
 
 # %% ../nbs/57_explore.ipynb #386cd3de
 from dataclasses import dataclass
@@ -105,10 +105,10 @@ def partners_of(
 def names_of(
     run,   # RunData
 ):
-    "Labels [N] for people: a machine identifier of Freebase is followed by the label of the entity it is linked to. For display only."
+    "Labels [N] for people: a machine identifier of Freebase comes after the label of the entity it is linked to. For display only."
     machine = [kg.labels is None and str(e).startswith("/m/") for kg in (run.pair.source, run.pair.target) for e in kg.entities]
     known = ((label, run.partners.get(i, [])) for i, label in enumerate(run.labels))
-    return np.array([f"{label} ({run.labels[linked[0]]})" if odd and linked else label for odd, (label, linked) in zip(machine, known)], object)
+    return np.array([f"{run.labels[linked[0]]} ({label})" if odd and linked else label for odd, (label, linked) in zip(machine, known)], object)
 
 
 def roles_of(
@@ -225,6 +225,8 @@ def make_pool(
 # %% ../nbs/57_explore.ipynb #133ae73a
 class Explored(RunModel):
     "A finished run, with the competition for each of its entities."
+    latest = None, None
+
     @cached_property
     def pools(self): return {}
     @cached_property
@@ -237,13 +239,9 @@ class Explored(RunModel):
         return self.pools[name]
 
     def scores(self, entity):
-        "Cosines and scores of one entity with its whole competition: joint ids [m], cosine [m], score [m]."
-        pool, n = self.pool(entity), self.num_source
-        first, z = (n, self.z[n:]) if entity < n else (0, self.z[:n])
-        cosine = (z @ self.z[entity]).numpy()
-        ids = first + np.flatnonzero(pool.member[first:first + len(z)])
-        cosine, radius = cosine[ids - first], pool.radius[ids]
-        return ids, cosine, 2 * cosine - pool.radius[entity] - radius if self.settings.csls_k else cosine
+        "Cosines and scores of one entity with its whole competition: joint ids [m], cosine [m], score [m]. The last answer is kept."
+        if self.latest[0] != entity: self.latest = entity, scores_of(self, entity)
+        return self.latest[1]
 
     def candidates(self, entity, k=10):
         "The `k` best of its competition: entity (joint id), label, rank, score, cosine, radius, a column a modality (their sum is the cosine), right."
@@ -251,6 +249,19 @@ class Explored(RunModel):
         return self.scored(entity, ids[np.argsort(-score, kind="stable")[:k]])
 
 # %% ../nbs/57_explore.ipynb #255b5da7
+def scores_of(
+    run,      # Explored
+    entity,   # joint id
+):
+    "One matrix-vector product: joint ids [m], cosine [m], score [m]."
+    pool, n = run.pool(entity), run.num_source
+    first, z = (n, run.z[n:]) if entity < n else (0, run.z[:n])
+    cosine = (z @ run.z[entity]).numpy()
+    ids = first + np.flatnonzero(pool.member[first:first + len(z)])
+    cosine, radius = cosine[ids - first], pool.radius[ids]
+    return ids, cosine, 2 * cosine - pool.radius[entity] - radius if run.settings.csls_k else cosine
+
+
 def scored(
     self,     # Explored
     entity,   # joint id
