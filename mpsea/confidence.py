@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RIGHT', 'WRONG', 'ALONE', 'Contest', 'contest', 'lifts', 'pair_evidence', 'first_choice', 'Confidence',
-           'fit_confidence', 'share_alone', 'reliability', 'calibration_error', 'threshold_for']
+           'fit_confidence', 'falling', 'share_alone', 'reliability', 'calibration_error', 'threshold_for']
 
 # %% ../nbs/35_confidence.ipynb #d41d6f77
 from dataclasses import dataclass
@@ -135,15 +135,24 @@ def fit_confidence(
     f, label = np.concatenate([linked, alone]), np.r_[np.where(right, RIGHT, WRONG), np.full(len(alone), ALONE)]
     middle, scale = np.median(f, 0), np.maximum(np.quantile(f, .75, 0) - np.quantile(f, .25, 0), 1e-9)
     x = torch.as_tensor(np.c_[np.arcsinh((f - middle) / scale), np.ones(len(f))])
-    w, y = torch.zeros(4, 3, dtype=torch.float64, requires_grad=True), torch.as_tensor(label)
-    optimiser = torch.optim.LBFGS([w], max_iter=200, line_search_fn="strong_wolfe")
+    theta, y = torch.zeros(4, 2, dtype=torch.float64, requires_grad=True), torch.as_tensor(label)
+    optimiser = torch.optim.LBFGS([theta], max_iter=200, line_search_fn="strong_wolfe")
     def loss():
         optimiser.zero_grad()
+        w = falling(theta)
         total = F.cross_entropy(x @ w, y, reduction="sum") + penalty * w[:3].square().sum() / 2 + .01 * w[3].square().sum()
         total.backward()
         return total
     optimiser.step(loss)
-    return Confidence(middle, scale, w.detach().numpy(), np.bincount(label, minlength=3))
+    return Confidence(middle, scale, falling(theta).detach().numpy(), np.bincount(label, minlength=3))
+
+
+def falling(
+    theta,   # free parameters [4, 2]
+):
+    "Weights [4, 3]: none for RIGHT; for WRONG and ALONE such that they fall with each of the three; the last row is free."
+    w = torch.cat([-F.softplus(theta[:3]), theta[3:]])
+    return torch.cat([torch.zeros_like(w[:, :1]), w], 1)
 
 # %% ../nbs/35_confidence.ipynb #9d816026
 def share_alone(
