@@ -26,6 +26,7 @@ OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "
 SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
             "notebook-extension/tracker": {"windowingMode": "none"}}                      # every cell in the page, wherever it is scrolled to
 TRAINED = 240_000                                                                         # ms: what a training may take on a busy machine
+EPOCHS = 6                                                                                # of the training that runs to its end
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +38,15 @@ def browser():
     SHOTS.mkdir(exist_ok=True)
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield browser
+        yield browser.new_context()                                                       # one, so that what was loaded once is at hand
         browser.close()
 
 
 @pytest.fixture
 def page(browser, request):
     """A page that may speak to this machine only. `.elsewhere` and `.errors` are what it wanted beside that, and what its console complained of."""
-    context = browser.new_context(viewport={"width": 1300, "height": 900})
-    page = context.new_page()
+    page = browser.new_page()
+    page.set_viewport_size({"width": 1300, "height": 900})
     page.elsewhere, page.errors = [], []
 
     def local(route):
@@ -53,12 +54,12 @@ def page(browser, request):
         page.elsewhere.append(route.request.url)
         route.abort()
 
-    context.route("**/*", local)
+    page.route("**/*", local)
     page.on("pageerror", lambda e: page.errors.append(str(e)))
     page.on("console", lambda m: m.type == "error" and page.errors.append(f"{m.text} ({m.location.get('url')})"))
     yield page
     page.screenshot(path=SHOTS / f"{request.node.name}.png")
-    context.close()
+    page.close()
     assert not page.elsewhere
 
 
@@ -85,6 +86,9 @@ def lab(browser, tmp_path_factory):
     options = [f"--IdentityProvider.token={token}", "--allow-root", "--LabApp.expose_app_in_browser=True", "--ServerApp.port_retries=0"]
     with patch.object(lab_command, "checkout", lambda: None):                                     # as where mpsea is installed: on copies
         command = lab_command.jupyter_command(Namespace(no_browser=True, port=port, jupyter=options), home)
+    start = home / "mpsea-notebooks" / "tutorials" / "start.ipynb"
+    shutil.copy(start, start.with_name("stop.ipynb"))
+    start.write_text(start.read_text(encoding="utf-8").replace("epochs=30", f"epochs={EPOCHS}"), encoding="utf-8")     # as a hurried user would
     with open(home / "log", "wb") as log:
         server = subprocess.Popen(command, cwd=home, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
@@ -92,7 +96,7 @@ def lab(browser, tmp_path_factory):
         try: urllib.request.urlopen(f"{address}/api?token={token}", timeout=2); break
         except OSError: time.sleep(.2)
         assert server.poll() is None, (home / "log").read_text()
-    yield Namespace(url=f"{address}/?token={token}", tree=f"{address}/lab/tree/mpsea-notebooks/tutorials", token=token, runs=home / "runs")
+    yield Namespace(url=f"{address}/?token={token}", tutorial=f"{address}/lab/tree/mpsea-notebooks/tutorials/{{}}.ipynb?reset&token={token}", runs=home / "runs")
     server.send_signal(signal.SIGTERM)
     try: server.wait(20)
     except subprocess.TimeoutExpired: os.killpg(server.pid, signal.SIGKILL)
@@ -140,13 +144,13 @@ def test_start_here_runs_from_the_first_cell_to_the_last(lab, page):
     page.get_by_role("button", name="Stop").scroll_into_view_if_needed()
     page.screenshot(path=SHOTS / "start-training.png")
     finish(page)
-    assert 0 < seen < 30 and len(curve(page, "total")) == 30, "the chart moves while it trains"
-    assert json.loads((lab.runs / "world-start" / "results.json").read_text())["epochs"] == 30
+    assert 0 < seen < EPOCHS and len(curve(page, "total")) == EPOCHS, "the chart moves while it trains"
+    assert json.loads((lab.runs / "world-start" / "results.json").read_text())["epochs"] == EPOCHS
     close(page)
 
 
 def test_the_stop_button_stops_a_training_and_keeps_the_model(lab, page):
-    open_notebook(page, f"{lab.tree}/start.ipynb?reset", "tutorials/start.ipynb")
+    open_notebook(page, lab.tutorial.format("stop"), "tutorials/stop.ipynb")
     run_all(page)                                                                         # the next cells wait already
     page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .scatterlayer .trace').length > 3", timeout=TRAINED)
     page.get_by_role("button", name="Stop").click()
@@ -157,3 +161,50 @@ def test_the_stop_button_stops_a_training_and_keeps_the_model(lab, page):
     assert all((folder / name).stat().st_size for name in ("model.safetensors", "alignment.tsv", "resume.pt"))
     assert "Stopped" in page.locator(".jp-OutputArea", has_text="Stop").first.inner_text()
     close(page)
+
+
+# The site, as `make docs` built it
+
+PAGES = ["index", "tutorials/start", "examples/world-run", "howto/reproduce", "explanations/paper", "explanations/results", "experiments/train", "core"]
+CHARTS = ["index", "tutorials/start", "examples/world-run", "explanations/results"]      # pages that have some
+
+
+@pytest.fixture(scope="module")
+def site(browser):
+    from mpsea.docsite import serve_site
+    if not (ROOT / "_docs" / "index.html").exists(): pytest.fail("there is no site here: make docs")
+    server = serve_site(ROOT / "_docs", 0, block=False)
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def read_through(page):
+    """Scroll to the end and back, as a reader does: charts are drawn when they come near."""
+    page.evaluate("""async () => { for (let y = 0; y < document.body.scrollHeight; y += innerHeight) { scrollTo(0, y); await new Promise(r => setTimeout(r, 60)) } }""")
+    page.wait_for_function("() => [...document.querySelectorAll('.plotly-figure')].every(b => b.querySelector('.main-svg'))", timeout=60_000)
+    page.evaluate("() => scrollTo(0, 0)")
+
+
+@pytest.mark.parametrize("width", [1300, 400])
+def test_the_pages_load_with_their_charts_on_wide_and_narrow_screens(site, page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    for name in PAGES:
+        page.goto(f"{site}/{name}.html")
+        read_through(page)
+        charts, scrolled = page.evaluate("() => [document.querySelectorAll('.plotly-figure .main-svg').length, document.documentElement.scrollWidth]")
+        page.screenshot(path=SHOTS / f"site-{name.replace('/', '-')}-{width}.png")
+        assert (charts > 0) == (name in CHARTS), name
+        assert scrolled <= width, f"{name} is wider than the screen"
+    assert page.errors == []
+
+
+def test_search_finds_a_name_of_the_api(site, page):
+    page.goto(f"{site}/index.html")
+    page.get_by_label("Search").first.fill("csls_radius")
+    hit = page.locator("a[href*='matching.html#csls_radius']").first
+    hit.wait_for(timeout=20_000)
+    page.screenshot(path=SHOTS / "search.png")
+    hit.click()
+    page.wait_for_url("**/matching.html*")
+    assert page.errors == []
