@@ -139,8 +139,8 @@ class TrainOptions:
 # %% ../nbs/07_config.ipynb #c0b27337
 @dataclass(frozen=True)
 class EvidenceOptions:
-    "Beyond the paper: evidence of values and neighbours, and matching as a whole."
-    evidence: str = option("", "added to the model's score: values,neighbours; empty: the model alone")
+    "Beyond the paper: evidence of values, neighbours and missing keys, and matching as a whole."
+    evidence: str = option("", "added to the model's score: values,neighbours,keys; empty: the model alone")
     evidence_rounds: int = option(0, "rounds in which sure pairs become anchors of the evidence (iterative learning)", low=0)
     evidence_margin: float = option(2., "by how many nats a sure pair beats the second choice; 2 is seven times as likely", low=0.)
     assignment: str = option("", "one-to-one matchings to report beside the ranking: sinkhorn,stable,optimal; empty: none")
@@ -153,7 +153,7 @@ class Config(EvidenceOptions, TrainOptions, LossOptions, PolicyOptions, FusionOp
         for f in fields(self): object.__setattr__(self, f.name, checked(f, getattr(self, f.name)))
         check_names("modalities", self.modalities, [str(m) for m in MODALITIES])
         check_names("prefix", self.prefix, ["graph", "image"])
-        check_names("evidence", self.evidence, ["values", "neighbours"])
+        check_names("evidence", self.evidence, ["values", "neighbours", "keys"])
         check_names("assignment", self.assignment, ["sinkhorn", "stable", "optimal"])
         if self.evidence_rounds and not self.evidence: raise ConfigError("evidence_rounds needs evidence", remedy="set evidence, e.g. values,neighbours")
         if self.dim % self.heads: raise ConfigError(f"dim={self.dim} is not divisible by heads={self.heads}", remedy="the paper uses 300 and 5")

@@ -17,6 +17,7 @@ from .core import Progress
 from .matching import align
 from .metrics import evaluate
 from .neighbours import explain_neighbours, learn_relations, neighbour_evidence
+from .patterns import explain_keys, learn_patterns
 from .scores import Parts, learn_weights, unit_parts
 from .train import evaluating
 from .values import explain_values, learn_values
@@ -51,7 +52,7 @@ class Matcher:
         self.seeds, self.valid, self.test = (local(x) for x in (task.seeds, task.valid, task.test))
         self.free = task.free_source.cpu().numpy(), task.free_target.cpu().numpy() - n
         self.parts, share = model_parts(model, features, config.joint)
-        self.prior = {**{m: s / config.temperature for m, s in zip(self.parts.names, share)}, "values": 1., "neighbours": .5}
+        self.prior = {**{m: s / config.temperature for m, s in zip(self.parts.names, share)}, "values": 1., "neighbours": .5, "keys": .5}
         self.anchors, self.weights = self.seeds, {m: self.prior[m] for m in self.parts.names}
 
     def learn(self, kinds=None):
@@ -61,6 +62,7 @@ class Matcher:
         if "neighbours" in kinds:
             self.relations = learn_relations(self.pair, self.anchors)
             learned["neighbours"] = neighbour_evidence(self.pair, self.anchors, self.relations)
+        if "keys" in kinds: *self.patterns, learned["keys"] = learn_patterns(self.pair, self.anchors)
         self.parts.evidence = learned
         self.weights = learn_weights(self.parts, self.valid, *self.free, self.prior)
         return self
@@ -139,10 +141,11 @@ def explain_pair(
     i: int,             # source entity
     j: int,             # target entity
 ):
-    "The score of one pair in its parts: {part: nats}, and what values and neighbours say."
+    "The score of one pair in its parts: {part: nats}, and what values, neighbours and keys say."
     x = matcher.parts.blocks(np.array([i]), np.array([j]))[:, 0, 0].tolist()
     shares = {name: matcher.weights[name] * v for name, v in zip(matcher.parts.all_names, x)}
     said = {"score": sum(shares.values()), "parts": shares}
     if "values" in matcher.parts.evidence: said["values"] = explain_values(*matcher.keys, i, j)
     if "neighbours" in matcher.parts.evidence: said["neighbours"] = explain_neighbours(matcher.pair, matcher.anchors, matcher.relations, i, j)
+    if "keys" in matcher.parts.evidence: said["keys"] = explain_keys(*matcher.patterns, matcher.parts.evidence["keys"], matcher.anchors, i, j)
     return said

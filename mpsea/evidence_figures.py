@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOOKS', 'ORDERS', 'MENU', 'stage_table', 'stage_bars', 'short', 'key_alignment', 'percent', 'pair_state', 'key_pair',
-           'why']
+           'key_sentences', 'why']
 
 # %% ../nbs/55_evidence_figures.ipynb #3f1300ca
 import html
@@ -135,6 +135,19 @@ def key_pair(
     return fig.update_layout(layout)
 
 # %% ../nbs/55_evidence_figures.ipynb #66fafbbf
+def key_sentences(
+    said: dict,       # from `patterns.explain_keys`
+    weighed: float,   # nats after weighing, None if not weighed
+    most: int = 5,    # missing keys that are told
+):
+    "What an entity's keys, and its missing ones, say about a pair."
+    names = lambda keys: ", ".join(keys[:4]) + f" and {len(keys) - 4} more" * (len(keys) > 4) if keys else "no keys"
+    nats = said["nats"] if weighed is None else weighed
+    says = "partners often have such keys" if nats > .5 else "partners seldom have such keys" if nats < -.5 else "says little"
+    out = [f"keys {names(said['source keys'])}; and {names(said['target keys'])}: {says}, {nats:+.1f}"]
+    return out + [f"{key}, but no {partner} in the {lacking}, which {share:.0%} of the seeds with it have" for key, partner, share, lacking in said["missing"][:most]]
+
+# %% ../nbs/55_evidence_figures.ipynb #5a47198d
 def why(
     said: dict,      # from `explain_pair`
     most: int = 5,   # of the values, and of the neighbours
@@ -149,5 +162,6 @@ def why(
     for v in said.get("neighbours", ())[:most]:
         facts = " = ".join(f"{v[f'{side} relation']} {arrow} {v[f'{side} neighbour']}" for side, arrow in zip(("source", "target"), v["direction"].split()))
         out.append(f"{facts}: 1 of {v['candidates']} candidates, {v['nats']:+.1f}")
+    if "keys" in said: out += key_sentences(said["keys"], said["parts"].get("keys"), most)
     left = sum(max(len(said.get(part, ())) - most, 0) for part in ("values", "neighbours"))
     return out + [f"and {left} more"] * (left > 0)

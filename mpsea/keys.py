@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['YEARS', 'DEGREES', 'COUNTS', 'LOGS', 'WORDS', 'MONTH_ENDS', 'SHRINK', 'LEAST_SEEDS', 'LEAST_GAIN', 'LEAST_TOTAL',
            'MOST_PAIRS', 'intervals', 'Column', 'kind_of', 'spread_evenly', 'columns_of', 'coordinates', 'joint_column',
-           'Rule', 'near_bins', 'measure', 'ways', 'bins_of', 'near_pairs', 'joined', 'strangers', 'learn_rule',
-           'align_keys', 'rules_table']
+           'Rule', 'blocks_of', 'near_bins', 'measure', 'ways', 'bins_of', 'near_pairs', 'joined', 'strangers',
+           'learn_rule', 'align_keys', 'rules_table']
 
 # %% ../nbs/09_keys.ipynb #7c47c4ad
 from dataclasses import dataclass
@@ -111,7 +111,21 @@ class Rule:
     chance: np.ndarray   # [bins + 1] shares among strangers
     seeds: int           # seed pairs that have both keys
     gain: float          # nats a matching pair gains on average
-    near: int            # bins, from the first, that count as near
+    pool: np.ndarray     # int64 [near] the block of each bin that counts as near, named by its last bin
+
+    @property
+    def near(self):
+        "How many bins, from the first, count as near."
+        return len(self.pool)
+
+    def block(self, bins):
+        "The block of bins, named by its last; -1 for those that are not near."
+        return np.append(self.pool, np.full(len(self.match) - self.near, -1))[bins]
+
+    @property
+    def worth(self):
+        "[near] shares among seed pairs, of each bin's whole block."
+        return np.bincount(self.pool, self.match[:self.near], self.near)[self.pool]
 
     @property
     def penalty(self):
@@ -119,15 +133,31 @@ class Rule:
         return min(0., float(np.log(max(self.match[self.near:].sum(), 1e-3) / max(self.chance[self.near:].sum(), 1e-6))))
 
 
+def blocks_of(
+    match: np.ndarray,    # [bins] nested, from the narrowest on
+    chance: np.ndarray,   # [bins]
+):
+    "Pool bins until match / chance falls outwards: [last bin, match, chance] of each block."
+    blocks = []
+    for b, (m, u) in enumerate(zip(match, np.maximum(chance, 1e-9))):
+        blocks.append([b, m, u])
+        while len(blocks) > 1 and blocks[-2][1] * blocks[-1][2] <= blocks[-1][1] * blocks[-2][2]:
+            last, m, u = blocks.pop()
+            blocks[-1] = [last, blocks[-1][1] + m, blocks[-1][2] + u]
+    return blocks
+
+
 def near_bins(
     match: np.ndarray,    # [bins + 1]
     chance: np.ndarray,   # [bins + 1]
     pairs: int,           # pairs of values there are
 ):
-    "How many bins, from the first, count as near."
+    "The bins that count as near, from the first, each with the last bin of its block: int64 [near]."
     within = np.cumsum(chance[:-1])
-    good = (match[:-1] >= chance[:-1]) & (within < .25) & (within * pairs <= MOST_PAIRS)
-    return len(good) if good.all() else int(np.argmin(good))
+    few = np.append((within < .25) & (within * pairs <= MOST_PAIRS), False)
+    some = int(np.argmin(few))
+    ends = np.array([last for last, m, u in blocks_of(match[:some], chance[:some]) if m > u], int)
+    return np.repeat(ends, np.diff(ends, prepend=-1))
 
 
 def measure(
@@ -159,14 +189,16 @@ def ways(
 # %% ../nbs/09_keys.ipynb #59225f54
 def bins_of(
     how: str,        # a name in WORDS
-    x: np.ndarray,   # [p, c] as compared
-    y: np.ndarray,   # [p, c]
+    x: np.ndarray,   # [n, c] as compared
+    y: np.ndarray,   # [m, c]
+    i=slice(None),   # [p] rows of x
+    j=slice(None),   # [p] rows of y
 ):
-    "The bin of each pair of values, int64 [p]; the number of intervals is far."
-    found = np.zeros(len(x), np.int64)
+    "The bin of each pair of values x[i], y[j], int64 [p]; the number of intervals is far."
+    found = 0
     for c in range(x.shape[1]):
-        low, high = intervals(how, x[:, c])
-        found = np.maximum(found, (~((low <= y[:, c:c + 1]) & (y[:, c:c + 1] < high + (how != "date") * 1e-300))).sum(1))
+        other, (low, high) = y[j, c], (ends.T for ends in intervals(how, x[:, c]))
+        found = np.maximum(found, sum(((other < a[i]) | (other >= b[i])).astype(np.int64) for a, b in zip(low, high)))
     return found
 
 
@@ -183,7 +215,7 @@ def near_pairs(
     count = np.where(np.isnan(x[:, 0]), 0, np.maximum(last - first, 0))
     i = np.repeat(np.arange(len(x)), count)
     j = order[np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)]
-    found = bins_of(how, x[i], y[j])
+    found = bins_of(how, x, y, i, j)
     return i[found < near], j[found < near], found[found < near]
 
 # %% ../nbs/09_keys.ipynb #fbd35177
@@ -203,16 +235,20 @@ def strangers(
     how: str,         # a name in WORDS
     x: np.ndarray,    # [n, c] as compared
     y: np.ndarray,    # [m, c]
-    most: int = 1000, # values of each side
+    most: int = 1000, # values of each side, of coordinates: an evenly spaced sample
 ):
-    "Shares of the bins among all pairs of values, evenly spaced samples of both."
+    "Shares of the bins among all pairs of values."
     x, y = (v[~np.isnan(v[:, 0])] for v in (x, y))
-    x, y = (v[np.linspace(0, len(v) - 1, min(len(v), most)).astype(int)] for v in (x, y))
     bins = len(WORDS[how])
-    _, _, found = near_pairs(how, x, y, bins)
-    share = np.bincount(found, minlength=bins + 1) / (len(x) * len(y))
-    share[-1] = 1 - share[:-1].sum()
-    return share
+    if x.shape[1] == 1:
+        ends, values = intervals(how, x[:, 0]), np.sort(y[:, 0])
+        inside = [(np.searchsorted(values, high) - np.searchsorted(values, low)).sum() for low, high in zip(*(e.T for e in ends))]
+        count = np.diff(inside, prepend=0)
+    else:
+        x, y = (v[np.linspace(0, len(v) - 1, min(len(v), most)).astype(int)] for v in (x, y))
+        count = np.bincount(near_pairs(how, x, y, bins)[2], minlength=bins)
+    share = count / max(len(x) * len(y), 1)
+    return np.append(share, 1 - share.sum())
 
 
 def learn_rule(

@@ -70,8 +70,9 @@ def added(
     others: int,          # how many there are
 ):
     "Nats that each interval adds to those around it, [near, n], at least 0."
-    ring = np.maximum(np.diff(count, axis=0, prepend=0), 0)
-    nats = np.log(np.maximum(rule.match[:rule.near], 1e-9))[:, None] - np.log((ring + .5) / (others + 1))
+    first = np.searchsorted(rule.pool, rule.pool)                                              # of the block that a bin is in
+    ring = np.maximum(count[rule.pool] - np.concatenate([np.zeros_like(count[:1]), count])[first], 0)
+    nats = np.log(np.maximum(rule.worth, 1e-9))[:, None] - np.log((ring + .5) / (others + 1))
     nats = np.maximum.accumulate(np.maximum(nats, 0)[::-1])[::-1]
     return -np.diff(nats, axis=0, append=0)
 

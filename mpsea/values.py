@@ -52,11 +52,12 @@ def rule_evidence(
     "Near pairs of entities and their worth: (source entity, target entity, nats)."
     x, y = measure(rule.how, a.value, rule.offset), measure(rule.how, b.value)
     i, j, found = near_pairs(rule.how, x, y, rule.near)
+    found = rule.block(found)
     around_i = np.zeros((len(x), rule.near)), np.zeros((len(y), rule.near))
     np.add.at(around_i[0], (i, found), 1)
     np.add.at(around_i[1], (j, found), 1)
     chance = [np.log((around[at, found] + .5) / (n + 1)) for around, at, n in zip(around_i, (i, j), (len(y), len(x)))]
-    return a.entity[i], b.entity[j], np.log(rule.match[found]) - (chance[0] + chance[1]) / 2
+    return a.entity[i], b.entity[j], np.log(rule.worth[found]) - (chance[0] + chance[1]) / 2
 
 
 def best_of(
@@ -127,9 +128,9 @@ def one_rule(r, a, b, x, y):
     own, other = measure(r.how, x, r.offset), measure(r.how, y)
     found = bins_of(r.how, own, other)
     p = int(found.argmin())
-    near, words = int(found[p]), {"source key": a.name, "target key": b.name, "source value": x[p].tolist(), "target value": y[p].tolist()}
-    if near >= r.near: return {**words, "how": "not near", "candidates": None, "nats": r.penalty}
-    counts = [int((bins_of(r.how, np.repeat(v[p:p + 1], len(all_), 0), measure(r.how, all_, o)) == near).sum())
+    near, words = int(r.block(found)[p]), {"source key": a.name, "target key": b.name, "source value": x[p].tolist(), "target value": y[p].tolist()}
+    if near < 0: return {**words, "how": "not near", "candidates": None, "nats": r.penalty}
+    counts = [int((r.block(bins_of(r.how, np.repeat(v[p:p + 1], len(all_), 0), measure(r.how, all_, o))) == near).sum())
               for v, all_, o in ((own, b.value, 0.), (other, a.value, r.offset))]
     chance = [np.log((c + .5) / (len(all_) + 1)) for c, all_ in zip(counts, (b.value, a.value))]
-    return {**words, "how": WORDS[r.how][near], "candidates": counts[0], "nats": float(np.log(r.match[near]) - sum(chance) / 2)}
+    return {**words, "how": WORDS[r.how][near], "candidates": counts[0], "nats": float(np.log(r.worth[near]) - sum(chance) / 2)}
