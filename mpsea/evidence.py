@@ -119,7 +119,7 @@ def stages(
     matcher: Matcher,   # fresh
     rounds: int,        # of promotion
 ):
-    "What each step brings: dicts of stage, iterative, weights, anchors, seconds and rows; one_to_one where it was asked for."
+    "What each step brings: dicts of stage, iterative, weights, anchors, seconds and rows; prior_rows of all evidence unweighed; one_to_one where asked for."
     rows, columns, links = asked(matcher.test)
     names, k = names_of(matcher.config.assignment), matcher.config.csls_k
     kinds, out = matcher.kinds, []
@@ -131,6 +131,7 @@ def stages(
             scores = matcher.scores(rows, columns)
             out.append({"stage": name, "iterative": bool(told) or matcher.config.iterative, "weights": dict(matcher.weights), "anchors": len(matcher.anchors), **told,
                         "seconds": time.perf_counter() - began, "rows": evaluate(scores, links=links, csls=k)})
+            if kinds and name == steps[len(kinds)][0]: out[-1]["prior_rows"] = evaluate(matcher.parts.fused(matcher.prior, rows, columns), links=links, csls=k)
             if names and name in (steps[len(kinds)][0], steps[-1][0]): out[-1]["one_to_one"] = one_to_one(names, scores, links, 1.)
             progress.update(len(out), **{"Hits@1": next(r["hits@1"] for r in out[-1]["rows"] if r["direction"] == "mean" and r["csls"])})
     return out
