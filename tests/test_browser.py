@@ -181,9 +181,9 @@ def site(browser):
 
 def read_through(page):
     """Scroll to the end and back, as a reader does: charts are drawn when they come near."""
-    page.evaluate("""async () => { for (let y = 0; y < document.body.scrollHeight; y += innerHeight) { scrollTo(0, y); await new Promise(r => setTimeout(r, 60)) } }""")
+    page.evaluate("""async () => { for (let y = 0; y < document.body.scrollHeight; y += innerHeight) { scrollTo({ top: y, behavior: 'instant' }); await new Promise(r => setTimeout(r, 60)) } }""")
     page.wait_for_function("() => [...document.querySelectorAll('.plotly-figure')].every(b => b.querySelector('.main-svg'))", timeout=60_000)
-    page.evaluate("() => scrollTo(0, 0)")
+    page.evaluate("() => scrollTo({ top: 0, behavior: 'instant' })")
 
 
 @pytest.mark.parametrize("width", [1300, 400])
