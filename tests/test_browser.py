@@ -96,7 +96,8 @@ def lab(browser, tmp_path_factory):
         try: urllib.request.urlopen(f"{address}/api?token={token}", timeout=2); break
         except OSError: time.sleep(.2)
         assert server.poll() is None, (home / "log").read_text()
-    yield Namespace(url=f"{address}/?token={token}", tutorial=f"{address}/lab/tree/mpsea-notebooks/tutorials/{{}}.ipynb?reset&token={token}", runs=home / "runs")
+    yield Namespace(url=f"{address}/?token={token}", tutorial=f"{address}/lab/tree/mpsea-notebooks/tutorials/{{}}.ipynb?reset&token={token}",
+                    folder=start.parent, runs=home / "runs")
     server.send_signal(signal.SIGTERM)
     try: server.wait(20)
     except subprocess.TimeoutExpired: os.killpg(server.pid, signal.SIGKILL)
@@ -123,6 +124,28 @@ def run_all(page):
 def finish(page, timeout=TRAINED):
     page.wait_for_function(DONE, timeout=timeout, polling=500)
     assert page.evaluate(ERRORS) == []
+
+
+def notebook(path, *cells):
+    """A notebook of a few cells, beside the tutorials."""
+    import nbformat
+    spec = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=spec), path)
+
+
+def drawn(page):
+    """What all charts of the page show, as a text that changes with it."""
+    return page.evaluate("""() => JSON.stringify([...document.querySelectorAll('.js-plotly-plot')].map(p => (p._fullData ?? []).map(t =>
+        [t.name, ...['x', 'y', 'text'].map(k => t[k]?.length && typeof t[k] !== 'string' ? Array.from(t[k]).slice(0, 200) : t[k])])))""")
+
+
+def wait_for_charts(page, other_than="[]"):
+    """Wait until there are charts that show something else."""
+    for _ in range(300):
+        page.wait_for_timeout(200)
+        now = drawn(page)
+        if now.count("[") > 4 and now != other_than: return now
+    raise AssertionError("the charts did not change")
 
 
 def close(page):
@@ -160,6 +183,34 @@ def test_the_stop_button_stops_a_training_and_keeps_the_model(lab, page):
     assert results["stopped"] and results["epochs"] < 30
     assert all((folder / name).stat().st_size for name in ("model.safetensors", "alignment.tsv", "resume.pt"))
     assert "Stopped" in page.locator(".jp-OutputArea", has_text="Stop").first.inner_text()
+    close(page)
+
+
+def test_a_search_in_the_entity_explorer_changes_its_charts(lab, page):
+    notebook(lab.folder / "entity-explorer.ipynb", "from mpsea.explore import open_run\nfrom mpsea.explore_entity import explore_entities\nfrom mpsea.live import sample_run\n"
+             "explore_entities(open_run(sample_run()))")
+    open_notebook(page, lab.tutorial.format("entity-explorer"), "tutorials/entity-explorer.ipynb")
+    run_all(page)
+    box = page.get_by_label("search").or_(page.get_by_placeholder("the beginning of a name")).first
+    box.wait_for(timeout=TRAINED)
+    before = wait_for_charts(page)
+    box.fill("Mexico")
+    wait_for_charts(page, before)
+    page.wait_for_function("() => document.body.innerText.includes('Mexico')", timeout=60_000)
+    finish(page)
+    close(page)
+
+
+def test_a_slider_in_the_hyperparameter_explorer_changes_its_charts(lab, page):
+    notebook(lab.folder / "reward-explorer.ipynb", "from mpsea.explore_hyper import explore_reward\nfrom mpsea.live import sample_run\nexplore_reward(sample_run())")
+    open_notebook(page, lab.tutorial.format("reward-explorer"), "tutorials/reward-explorer.ipynb")
+    run_all(page)
+    slider = page.locator(".widget-slider .noUi-handle").first
+    slider.wait_for(timeout=TRAINED)
+    before = wait_for_charts(page)
+    slider.press("End")
+    wait_for_charts(page, before)
+    finish(page)
     close(page)
 
 
