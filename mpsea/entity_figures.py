@@ -48,7 +48,7 @@ def neighbourhoods(
     for side, table, name in ((-1, left, names[0]), (1, right, names[1])): add_nodes(fig, table, side, x, y, name)
     said = said_of_neighbours(left, right, names, more)
     for side, count in zip((-1, 1), more):
-        if count: fig.add_annotation(text=f"and {count:,} more", x=side * .36, y=-1.12, yanchor="top", showarrow=False, font=dict(size=12, color=SLATE))
+        if count: fig.add_annotation(text=f"and {count:,} more", x=side * .36, y=-1.12, yanchor="top", showarrow=False, font_size=12, font_color=SLATE)
     hidden = dict(visible=False, fixedrange=True)
     return dressed(fig, "Neighbourhoods", said, height=170 + 40 * slots, margin=dict(l=8, r=8, t=48, b=44), hovermode="closest",
                    xaxis=dict(range=[-1.02, 1.02], **hidden), yaxis=dict(range=[-1.35 if any(more) else -1.15, 1.4], **hidden))
@@ -77,9 +77,10 @@ def add_nodes(fig, table, side, x, y, name):
     text = [f"{safe(a, 22)}<br><span style='font-size:11px;color:{SLATE}'>{safe(r, 20)}</span>" for a, r in zip(table.name, table.relation)]
     hover = [f"<b>{safe(a)}</b><br>{safe(r, 200, 40)}" for a, r in zip(table.name, table.relation)]
     marker = dict(size=11, color=[colours[k] for k in table.joined], line=dict(color=[GREY if k == "" else INK for k in table.joined], width=1.5))
-    fig.add_trace(go.Scatter(x=side * x[:n], y=y[:n], mode="markers+text", text=text, textposition="middle left" if side < 0 else "middle right", textfont=dict(size=12),
-                             marker=marker, hovertext=hover, hoverinfo="text", showlegend=False, cliponaxis=False))
-    fig.add_trace(go.Scatter(x=[side * .08], y=[0], mode="markers", marker=dict(size=18, color=INK, symbol="circle"), hovertext=safe(name), hoverinfo="text", showlegend=False))
+    plain = dict(hoverinfo="text", showlegend=False)
+    fig.add_trace(go.Scatter(x=side * x[:n], y=y[:n], mode="markers+text", text=text, textposition="middle left" if side < 0 else "middle right", textfont_size=12,
+                             marker=marker, hovertext=hover, cliponaxis=False, **plain))
+    fig.add_trace(go.Scatter(x=[side * .08], y=[0], mode="markers", marker=dict(size=18, color=INK), hovertext=safe(name), **plain))
     fig.add_annotation(text=f"<b>{safe(name, 60, 22)}</b>", x=side * .52, y=1.2, yanchor="bottom", showarrow=False, font=dict(size=14))
 
 
@@ -99,7 +100,7 @@ def score_split(
     "Stacked bars, one a candidate, best first."
     title = "Where the scores come from"
     if not len(table): return notice(title, "This entity has no candidates.")
-    rows, fig = [row_name(r) for r in table.itertuples()], go.Figure()
+    rows, fig = np.arange(len(table)), go.Figure()
     for i, m in enumerate(modalities or ("cosine",)):
         fig.add_trace(go.Bar(y=rows, x=table[m].round(5), name=safe(m), orientation="h", hovertemplate="%{x:.3f}", marker_color=COLOURS.get(m, OTHERS[i % 4])))
     ends, ticks = table[list(modalities or ("cosine",))].clip(lower=0).sum(axis=1), (table.radius + radius) / 2
@@ -108,16 +109,19 @@ def score_split(
         tick = dict(symbol="line-ns", size=17, line=dict(color=INK, width=3))
         fig.add_trace(go.Scatter(y=rows, x=ticks.where(scored).round(5), mode="markers", name="usual for the two (CSLS)", marker=tick, hovertemplate="%{x:.3f}"))
     words = ["" if np.isnan(s) else f"&nbsp;&nbsp;<b>{s:+.3f}</b>".replace("-", "−") for s in table.score]
-    fig.add_trace(go.Scatter(y=rows, x=np.fmax(ends, ticks.where(scored, 0)).round(5), mode="text", text=words, textposition="middle right", cliponaxis=False, hoverinfo="skip", showlegend=False))
-    most = float(np.nanmax(np.fmax(ends, ticks.where(scored, 0))))
+    reach = np.fmax(ends, ticks.where(scored, 0))
+    fig.add_trace(go.Scatter(y=rows, x=reach.round(5), mode="text", text=words, textposition="middle right", cliponaxis=False, hoverinfo="skip", showlegend=False))
+    most = float(np.nanmax(reach))
     low = min(0., float(table[list(modalities)].clip(upper=0).sum(axis=1).min()) if modalities else float(table.cosine.min()))
     said = said_of_scores(table, modalities)
-    return dressed(fig, title, f"Stacked bars of the candidates for {name}: {said}", f"{name}: cosine by modality, and the score in bold", height=190 + 30 * len(table), barmode="relative", bargap=.3, margin_r=76,
-                   xaxis=dict(title="cosine", range=[low * 1.1, most * 1.03]), yaxis=dict(autorange="reversed", ticks="", categoryorder="array", categoryarray=rows))
+    axes = dict(xaxis=dict(title="cosine", range=[low * 1.1, most * 1.03]),
+                yaxis=dict(range=[len(table) - .5, -.5], ticks="", tickvals=rows, ticktext=[row_name(r) for r in table.itertuples()]))
+    return dressed(fig, title, f"Stacked bars of the candidates for {name}: {said}", f"{name}: cosine by modality, and the score in bold",
+                   height=190 + 30 * len(table), barmode="relative", bargap=.3, margin_r=76, **axes)
 
 
 def row_name(r):
-    "Rank, name and a tick for the right one, escaped; names that recur are told apart by the rank."
+    "Rank, name and a tick for the right one, escaped."
     rank = "–" if np.isnan(r.rank) else f"{r.rank:,.0f}" if r.rank == round(r.rank) else f"{r.rank:,.1f}"
     return f"{rank} {safe(r.label, 18)}{' <b>✓</b>' if r.right else ''}"
 
@@ -140,20 +144,23 @@ def entity_weights(
     missing=((), ()), # the modalities that either lacks
 ):
     "Weights of the modalities: bars for the entity, diamonds for the candidate, ticks for the mean."
-    rows = [safe(m) + "".join(f"<br><span style='font-size:11px'>{who} none</span>" for who, lacks in zip(("entity:", "candidate:"), missing) if m in lacks) for m in modalities]
+    none = lambda m: "".join(f"<br><span style='font-size:11px'>{who}: none</span>" for who, lacks in zip(("entity", "candidate"), missing) if m in lacks)
+    rows = [safe(m) + none(m) for m in modalities]
     colours = [COLOURS.get(m, OTHERS[i % 4]) for i, m in enumerate(modalities)]
     fig = go.Figure(go.Bar(x=rows, y=np.round(weights, 4), marker_color=colours, text=[f"{w:.2f}" for w in weights], textposition="inside", insidetextanchor="start",
                            hovertemplate="%{y:.3f}", showlegend=False))
-    looks = (("candidate", other, dict(symbol="diamond", size=12, color="white", line=dict(color=INK, width=2))), ("mean of all entities", mean, dict(symbol="line-ew", size=34, line=dict(color=INK, width=2))))
+    diamond, bar = dict(symbol="diamond", size=12, color="white"), dict(symbol="line-ew", size=34)
+    looks = (("candidate", other, diamond), ("mean of all entities", mean, bar))
     for label, values, marker in looks:
-        fig.add_trace(go.Scatter(x=rows, y=np.round(values, 4), mode="markers", name=safe(label), marker=marker, hovertemplate="%{y:.3f}"))
+        fig.add_trace(go.Scatter(x=rows, y=np.round(values, 4), mode="markers", name=safe(label), hovertemplate="%{y:.3f}", marker=marker | dict(line=dict(color=INK, width=2))))
     told = "; ".join(f"{m} {w:.2f} (candidate {o:.2f}, mean {a:.2f})" for m, w, o, a in zip(modalities, weights, other, mean))
     lacks = "".join(f" {name} has no {', no '.join(map(str, gone))}." for name, gone in zip(names, missing) if len(gone))
     return dressed(fig, "Modality weights", f"Bar chart of the modality weights of {names[0]}: {told}.{lacks}", f"bars: {names[0]}; diamonds: {names[1]}", height=360,
                    yaxis=dict(title="weight", rangemode="tozero"), xaxis=dict(ticks=""))
 
 # %% ../nbs/58_entity_figures.ipynb #70509b9e
-CARD = "flex:1 1 13em;max-width:19em;box-sizing:border-box;padding:.6em .8em;border:1px solid {edge};border-top:4px solid {edge};border-radius:4px;font-size:14px;line-height:1.4;overflow-wrap:anywhere"
+CARD = ("flex:1 1 13em;max-width:19em;box-sizing:border-box;padding:.6em .8em;border:1px solid {edge};border-top:4px solid {edge};"
+        "border-radius:4px;font-size:14px;line-height:1.4;overflow-wrap:anywhere")
 SMALL = f"color:{SLATE};font-size:13px"
 
 
@@ -179,9 +186,10 @@ def card(
     more = lambda xs: f" and {len(xs) - most} more" if len(xs) > most else ""
     numbers = "".join(f"<div>{said(k)} <b>{said(v)}</b></div>" for k, v in about["numbers"][:most])
     attributes = ", ".join(said(a) for a in about["attributes"][:most])
-    parts = [f'<div style="{SMALL}">{said(about["heading"])}</div><b>{said(about["name"])}</b><div style="{SMALL}">{said(about["identifier"])}</div>', picture_tag(about["picture"], about["name"]),
+    small = lambda text: f'<div style="{SMALL}">{text}</div>'
+    parts = [small(said(about["heading"])), f'<b>{said(about["name"])}</b>', small(said(about["identifier"])), picture_tag(about["picture"], about["name"]),
              f'<div style="margin:.3em 0">{numbers or "no numbers"}<span style="{SMALL}">{more(about["numbers"])}</span></div>',
-             f'<div style="{SMALL}">attributes: {attributes or "none"}{more(about["attributes"])}</div>']
+             small(f'attributes: {attributes or "none"}{more(about["attributes"])}')]
     return f'<div style="{CARD.format(edge=edge)}">{"".join(parts)}</div>'
 
 

@@ -23,7 +23,7 @@ from .core import MpseaError, Progress, RunError, pick_device
 from .datasets import load
 from .matching import Cosines, Radii, normalise
 from .metrics import link_ranks
-from .pipeline import Prepared, encoded, trained_model
+from .pipeline import encoded, trained_model
 
 # %% ../nbs/57_explore.ipynb #527ea188
 def display_name(
@@ -32,6 +32,7 @@ def display_name(
     "The last part of an IRI, readable: what stands after the last `/` or `#`, without underscores and percent signs."
     last = str(identifier).strip("<>").rstrip("/#")
     last = last[max(last.rfind("/"), last.rfind("#")) + 1:]
+    if str(identifier).startswith("/m/"): return last                          # Freebase's machine identifiers mean their underscores
     return unquote(last).replace("_", " ").strip() or str(identifier)
 
 # %% ../nbs/57_explore.ipynb #5de0ad65
@@ -270,8 +271,8 @@ def scored(
     "The row of `candidates` for each of some others; rank, score and radius are missing for one outside the competition."
     others = np.asarray(others, int)
     ids, cosine, score = self.scores(entity)
-    at = {j: i for i, j in enumerate(ids.tolist())}
-    places = [at.get(j) for j in others.tolist()]
+    near = np.searchsorted(ids, others).clip(max=len(ids) - 1)                  # ids ascend
+    places = [int(p) if ids[p] == j else None for p, j in zip(near, others)]
     pick = lambda values: np.array([np.nan if p is None else values[p] for p in places], float)
     gold = np.isin(ids, self.partners.get(entity, []))
     rank = [np.nan if p is None else rank_of(score, p, gold) for p in places]
