@@ -339,12 +339,13 @@ def _without_folders(x):
 def export_record(
     run: Run,   # a finished run
     folder,     # where records are kept, e.g. results/records
+    name="",    # of the record; empty: that of the run
 ):
-    "Write the small files of a finished run to `folder/<run name>/`; returns that folder. It opens like a run."
+    "Write the small files of a finished run to `folder/name/`; returns that folder. It opens like a run."
     content = {piece: getattr(run, piece) for piece in ("config", "results", "env", "history")}    # all read before anything is written
     ranks = run.ranks if run.has("ranks") else None
     lines = [json.dumps(_rounded(h), ensure_ascii=False, separators=(",", ":")) + "\n" for h in content.pop("history")]
-    record = RunFolder(Path(folder)/run.name, create=True)
+    record = RunFolder(Path(folder)/(name or run.name), create=True)
     for piece, x in content.items(): write_json(getattr(record, piece), _without_folders(x))
     record.history.write_text("".join(lines), encoding="utf-8")
     record.ranks.unlink(missing_ok=True)                                       # of an earlier life of the run
