@@ -309,16 +309,17 @@ def data_summary(
     said = [f"{kg.name}: " + ", ".join(f"{m} {s:.0%}" for m, s in zip(bars.y, bars.x))
             for kg, bars in zip((pair.source, pair.target), fig.data)]
     size = f"{len(pair.source.entities):,} and {len(pair.target.entities):,} entities, {len(pair.links):,} links"
+    which = f"plain: {pair.source.name}, hatched: {pair.target.name}"
     alt = f"Bar chart of the share of entities that have each modality in {pair.title}, {size}. {'. '.join(said)}."
-    percent = dict(title="share of the entities", range=[0, 1.3], tickvals=[0, .25, .5, .75, 1], tickformat=".0%")
-    return dressed(fig, pair.title, alt, size, height=430, showlegend=False, bargroupgap=.08, xaxis=percent, yaxis_autorange="reversed")
+    percent = dict(title="share of the entities", range=[0, 1.15], tickvals=[0, .25, .5, .75, 1], tickformat=".0%")
+    return dressed(fig, pair.title, alt, f"{size}; {which}", height=430, showlegend=False, bargroupgap=.08, xaxis=percent, yaxis_autorange="reversed")
 
 
 def _coverage_bars(kg, shape):
     have, total = coverage(kg), max(len(kg.entities), 1)
     share, pattern = np.array([n / total for n in have.values()], np.float32), dict(shape=shape, fgcolor="white", size=6)
     return go.Bar(y=list(have), x=share, orientation="h", name=safe(kg.name), textposition="outside", cliponaxis=False,
-                  text=[f"{safe(kg.name, 20)} {s:.0%}" for s in share], customdata=[f"{n:,} of {total:,}" for n in have.values()],
+                  text=[f"{s:.0%}" for s in share], customdata=[f"{n:,} of {total:,}" for n in have.values()],
                   hovertemplate="%{customdata} entities", marker=dict(color=list(COLOURS.values()), pattern=pattern))
 
 # %% ../nbs/50_figures.ipynb #cc271de8
