@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from .figures import GREY, INK, OLIVE, SKY, dressed, notice, safe
+from .figures import INK, OLIVE, SKY, dressed, notice, safe
 
 # %% ../nbs/61_error_figures.ipynb #4c3fe013
 RIGHT, NEAR, FAR = "right", "near miss: rank 2 to 10", "far off: beyond rank 10"
@@ -51,12 +51,14 @@ def stacked_bars(
     for kind, colour in colours.items():
         share = (counts[kind] / counts.n).to_numpy()
         hover = [f"{kind}: {k:,} of {n:,} ({s:.0%})" for k, n, s in zip(counts[kind], counts.n, share)]
-        fig.add_trace(go.Bar(y=names, x=share.round(4), name=kind, orientation="h", marker=dict(color=colour, line=dict(color="white", width=1)), customdata=counts.group.map(safe), text=hover,
-                             textposition="none", hovertemplate="%{customdata}<br>%{text}<extra></extra>"))
+        look = dict(color=colour, line=dict(color="white", width=1))
+        fig.add_trace(go.Bar(y=names, x=share.round(4), name=kind, orientation="h", marker=look, customdata=counts.group.map(safe), text=hover, textposition="none",
+                             hovertemplate="%{customdata}<br>%{text}<extra></extra>"))
     for name, text in zip(names, map(told, counts.to_dict("records"))):
         fig.add_annotation(text=text, x=1, y=name, xanchor="left", xshift=4, showarrow=False, font=dict(size=13), align="left")
     said = "; ".join(f"{r['group']}: {html.unescape(told(r).replace('<br>', ', '))}" for r in counts.to_dict("records"))
-    return dressed(fig, title, f"Bar chart. {title}, {subtitle}. {said}.", subtitle, height=150 + 44 * len(counts) + 18 * len(colours), barmode="stack", margin=dict(r=96, l=8),
+    height = 150 + 44 * len(counts) + 18 * len(colours)
+    return dressed(fig, title, f"Bar chart. {title}, {subtitle}. {said}.", subtitle, height, barmode="stack", margin=dict(r=108, l=8),
                    xaxis=dict(title=axis, range=[0, 1], tickformat=".0%", nticks=5), yaxis_autorange="reversed", bargap=.3)
 
 

@@ -18,11 +18,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .core import MpseaError, Progress, RunError
-from .error_figures import CHANGES, FIXED, BROKEN, LOST, OUTCOMES, RIGHT, change_bars, change_of, error_bars, folded, group_counts, outcome_of, table_html
+from .error_figures import CHANGES, FIXED, BROKEN, LOST, OUTCOMES, RIGHT, change_bars, change_of, error_bars, group_counts, outcome_of, table_html
 from .explore import open_run
 from .explore_evidence import live
 from .explore_modality import degree_groups, degrees, figure_or_sentence, has_modality
-from .figures import alt_text, notice
+from .figures import SLATE, alt_text
 from .matching import Cosines, top_k
 from .metrics import link_ranks
 
@@ -187,11 +187,14 @@ def compared(
     b,   # Explored, the second
 ):
     "One row a test pair and direction: way, entity, answer, a, b (ranks), change. Raises `RunError` for other pairs."
-    if a.env["data"]["fingerprint"] != b.env["data"]["fingerprint"]: raise RunError(f"these runs saw different data ({a.env['data']['title']}; {b.env['data']['title']})", remedy="compare their results tables")
+    one, two = a.env["data"], b.env["data"]
+    if one["fingerprint"] != two["fingerprint"]:
+        raise RunError(f"these runs saw different data ({one['title']}; {two['title']})", remedy="compare their results tables")
     x, y = (r.ranks.sort_values(["source", "target"], ignore_index=True) for r in (a, b))
     if not x[["source", "target"]].equals(y[["source", "target"]]):
         same = len(x.merge(y, on=["source", "target"]))
-        raise RunError(f"these runs were tested on different pairs ({len(x):,} and {len(y):,}, {same:,} of them the same)", remedy="compare runs with the same seed and seed ratio, or their results tables")
+        raise RunError(f"these runs were tested on different pairs ({len(x):,} and {len(y):,}, {same:,} of them the same)",
+                       remedy="compare runs with the same seed and seed ratio, or their results tables")
     sides = [pd.DataFrame({"way": way, "entity": x[q], "answer": x[c], "a": x[rank], "b": y[rank]}) for way, (q, c, rank) in WAYS.items()]
     return pd.concat(sides, ignore_index=True).assign(change=lambda t: change_of(t.a, t.b))
 
@@ -220,7 +223,8 @@ def change_examples(
     if change == LOST: order = np.argsort(np.minimum(rows.a, rows.b).to_numpy(), kind="stable")
     rows = rows.iloc[order[:most]]
     taken = lambda run: [_taken(run, way, i) for way, i in zip(rows.way, rows.entity)]
-    return pd.DataFrame({"entity": a.labels[rows.entity], "right answer": a.labels[rows.answer], "rank in A": rows.a.astype(float).tolist(), "rank in B": rows.b.astype(float).tolist(),
+    ranks = {f"rank in {run}": rows[column].astype(float).tolist() for run, column in (("A", "a"), ("B", "b"))}
+    return pd.DataFrame({"entity": a.labels[rows.entity], "right answer": a.labels[rows.answer], **ranks,
                          "A took": taken(a), "B took": taken(b)})
 
 
@@ -237,8 +241,10 @@ class ErrorExplorer:
                  ):
         self.run, self.other, self.tables = run, None, {}
         wide = {"layout": widgets.Layout(width="28em"), "style": {"description_width": "7em"}}
-        self.by, self.way = widgets.Dropdown(options=list(GROUPINGS), description="errors by", **wide), widgets.Dropdown(options=list(WAYS), description="direction", **wide)
-        self.group, self.change = widgets.Select(rows=6, description="examples of", **wide), widgets.Select(options=[FIXED, BROKEN, LOST], rows=3, description="examples of", **wide)
+        self.by = widgets.Dropdown(options=list(GROUPINGS), description="errors by", **wide)
+        self.way = widgets.Dropdown(options=list(WAYS), description="direction", **wide)
+        self.group = widgets.Select(rows=6, description="examples of", **wide)
+        self.change = widgets.Select(options=[FIXED, BROKEN, LOST], rows=3, description="examples of", **wide)
         self.stage, self.words, self.table, self.versus, self.changed = widgets.VBox(), widgets.HTML(), widgets.HTML(), widgets.VBox(), widgets.HTML()
         self.path, self.go = widgets.Text(str(other), placeholder="path of another run", description="compare with", **wide), widgets.Button(description="Compare")
         for control in (self.by, self.way): control.observe(lambda _: self.draw(self.by.value, self.way.value), "value")
@@ -247,6 +253,7 @@ class ErrorExplorer:
         self.go.on_click(lambda _: self.compare(self.path.value))
         lines = [[self.by, self.way], [self.stage], [self.group, self.table], [self.path, self.go], [self.versus], [self.change, self.changed]]
         self.view = widgets.VBox([widgets.HBox(line, layout=widgets.Layout(flex_flow="row wrap")) if len(line) > 1 else line[0] for line in lines])
+        self.change.layout.display = "none"          # until there is something to compare
         self.draw(self.by.value, self.way.value)
         if other: self.compare(other)
 
@@ -257,7 +264,9 @@ def placed(
     clicked=None,        # called with the name of the bar
 ):
     "Put a figure on a stage with its text alternative; its bars can be clicked."
-    chart = go.FigureWidget(figure)
+    chart, title = go.FigureWidget(figure), figure.layout.title
+    if title.subtitle.text:                          # drawn before it has a place, a widget would put it over the title
+        chart.update_layout(title=dict(text=f"{title.text}<br><span style='font-size:13px;color:{SLATE}'>{title.subtitle.text}</span>", subtitle_text=""))
     for trace in chart.data if clicked else ():
         trace.on_click(lambda trace, points, state: points.point_inds and clicked(points.point_inds[0]))
     stage.children = (chart, widgets.HTML(f"<details><summary>This chart in words</summary>{html.escape(alt_text(figure))}</details>"))
@@ -314,6 +323,7 @@ def compare(
         self.other = other
         return fig
     placed(self.versus, figure_or_sentence("Fixed and broken", figure))
+    self.change.layout.display = None if self.other else "none"
     self.show(self.change.value or FIXED)
 
 
@@ -339,4 +349,5 @@ def explore_errors(
     "The explorer in an open notebook, a sentence about it elsewhere."
     if live(): return ErrorExplorer(run, other).view
     from IPython.display import Markdown
-    return Markdown("*Here is the explorer when this notebook is open in JupyterLab (`mpsea lab`): bars that open their examples, and a comparison with another run.*")
+    return Markdown("*Here is the explorer when this notebook is open in JupyterLab (`mpsea lab`): bars that open their examples, and a comparison with another "
+                    "run.*")

@@ -18,7 +18,6 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 
 from .core import MODALITIES, MpseaError, Progress, RunError
 from .explore import display_name
@@ -35,10 +34,9 @@ def has_modality(
     "Which entity has anything of a modality, in the joint ids: {modality: bool [N]}, those that occur."
     out = {str(m): [] for m in MODALITIES}
     for kg in (pair.source, pair.target):
-        some = lambda ids: np.isin(np.arange(len(kg.entities)), ids)
-        in_triples = some(kg.triples[:, [0, 2]])
-        found = in_triples, in_triples, some(kg.attribute_triples[:, 0]), some(kg.numbers.entity), some([] if kg.images is None else kg.images.entity)
-        for m, has in zip(out, found): out[m].append(has)
+        in_triples, pictured = kg.triples[:, [0, 2]], [] if kg.images is None else kg.images.entity
+        who = in_triples, in_triples, kg.attribute_triples[:, 0], kg.numbers.entity, pictured
+        for m, ids in zip(out, who): out[m].append(np.isin(np.arange(len(kg.entities)), ids))
     return {m: has for m, sides in out.items() if (has := np.concatenate(sides)).any()}
 
 
@@ -97,10 +95,10 @@ def entity_groups(
     kinds = [types_of(kg) or [None] * len(kg.entities) for kg in (pair.source, pair.target)]
     kinds = np.array(kinds[0] + kinds[1], object)
     names, counts = np.unique([k for k in kinds if k is not None], return_counts=True)
-    if len(names): groups["type"] = {str(names[i]): kinds == names[i] for i in np.argsort(-counts, kind="stable")[:12]}
+    if len(names): groups["type"] = {str(names[i]): kinds == names[i] for i in np.argsort(-counts, kind="stable")[:12] if counts[i] >= 5}
     lacking = {f"lacks {m}": ~has for m, has in has_modality(pair).items()}
     groups["missing"] = {k: g for k, g in {**lacking, "lacks nothing": ~np.any(list(lacking.values()), 0)}.items() if g.any()}
-    return {**groups, "degree": degree_groups(degrees(pair))}
+    return {kind: some for kind, some in {**groups, "degree": degree_groups(degrees(pair))}.items() if some}
 
 # %% ../nbs/59_explore_modality.ipynb #576a3298
 def lacking(
@@ -272,7 +270,8 @@ class ModalityExplorer:
         menus = widgets.HBox([self.by, self.group], layout=widgets.Layout(flex_flow="row wrap"))
         self.view = widgets.VBox([self.told, menus, self.weights.view, self.attention.view, self.moved.view, widgets.HBox([self.start, self.bar]), self.hidden.view])
         self.moved.show(figure_or_sentence("Modality weights over training", lambda: modality_weights_over_training(run.history)))
-        self.hidden.show(notice("Hits@1 when a modality is hidden", "Press the button: each modality is taken from the trained model, and the test pairs are matched again."))
+        told = "Press the button: each modality is taken from the trained model, and the test pairs are matched again."
+        self.hidden.show(notice("Hits@1 when a modality is hidden", told))
         self.kind(self.by.value)
 
 # %% ../nbs/59_explore_modality.ipynb #8d3f0e76
@@ -325,4 +324,5 @@ def explore_modalities(
     "The explorer in an open notebook, a sentence about it elsewhere."
     if live(): return ModalityExplorer(run).view
     from IPython.display import Markdown
-    return Markdown("*Here is the explorer when this notebook is open in JupyterLab (`mpsea lab`): menus of groups, their weights and attention, and a button that hides modalities.*")
+    return Markdown("*Here is the explorer when this notebook is open in JupyterLab (`mpsea lab`): menus of groups, their weights and attention, and a button "
+                    "that hides modalities.*")

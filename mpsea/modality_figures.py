@@ -7,14 +7,12 @@ __all__ = ['COMPLETE', 'RARE', 'LEFT_OUT', 'HIDDEN', 'READINGS', 'what_is_missin
            'hidden_bars']
 
 # %% ../nbs/59_modality_figures.ipynb #5c9e5eca
-import html
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from .core import RunError
-from .figures import COLOURS, GREY, INK, OLIVE, OTHERS, SKY, SLATE, _heat, attention_heatmap, dressed, notice, quantiles, safe
+from .figures import COLOURS, GREY, INK, OLIVE, OTHERS, SKY, _heat, attention_heatmap, dressed, notice, quantiles, safe
 
 # %% ../nbs/59_modality_figures.ipynb #3653233c
 COMPLETE, RARE = "lacks nothing", "lacks something else"
@@ -62,15 +60,17 @@ def weights_by_missing(
         said.append(f"{label} ({len(ids):,} entities): " + ", ".join(f"{m} {w:.2f}" for m, w in zip(names, np.nanmedian(weights[ids], 0))))
     alt = f"Violin chart of the modality weights of {whose or 'all'}, {len(weights):,} entities, by what they lack. Median weights: {'; '.join(said)}."
     subtitle = f"{whose or 'all'}: {len(weights):,} entities; colour: what they lack; line: median"
-    return dressed(fig, title, alt, subtitle, height=180 + len(names) * (20 + 20 * len(groups)) + 20 * len(groups), violinmode="group", violingap=.15, violingroupgap=.05,
+    height = 180 + 20 * len(names) * (1 + len(groups)) + 20 * len(groups)
+    return dressed(fig, title, alt, subtitle, height, violinmode="group", violingap=.15, violingroupgap=.05,
                    xaxis=dict(title="weight", rangemode="tozero"), yaxis=dict(autorange="reversed", ticks=""), margin_l=8)
 
 
 def _violins(label, weights, names, colour):
     parts = [quantiles(weights[:, i], 200) for i in range(len(names))]
     y = np.repeat([safe(m) for m in names], [len(p) for p in parts])
-    return go.Violin(x=np.concatenate(parts).round(4), y=y, name=f"{safe(label)} ({len(weights):,})", orientation="h", points=False, spanmode="hard", scalemode="width", width=0,
-                     line=dict(color=colour, width=1.5), meanline_visible=False, box=dict(visible=True, width=.25, fillcolor="white"), hoveron="violins", alignmentgroup="m", offsetgroup=safe(label))
+    look = dict(line=dict(color=colour, width=1.5), box=dict(visible=True, width=.25, fillcolor="white"), points=False, spanmode="hard", scalemode="width", width=0)
+    return go.Violin(x=np.concatenate(parts).round(4), y=y, name=f"{safe(label)} ({len(weights):,})", orientation="h", hoveron="violins",
+                     alignmentgroup="m", offsetgroup=safe(label), **look)
 
 # %% ../nbs/59_modality_figures.ipynb #6647eef9
 def attention_by_group(
@@ -85,7 +85,8 @@ def attention_by_group(
     states = [(name, _attention_state(a), f"{name}: {n:,} entities") for name, (a, n) in means.items()]
     fig = attention_heatmap(next(iter(means.values()))[0], queries, keys, max((s[2] for s in states), key=len))
     said = [f"{name} ({n:,}): {_strongest(a.mean(0), queries, keys)}" for name, (a, n) in means.items()]
-    fig.layout.meta = {"alt": f"Heat maps of attention between modalities, averaged over {len(said)} groups of entities in turn. Strongest by group: {'; '.join(said)}."}
+    alt = f"Heat maps of attention between modalities, averaged over {len(said)} groups of entities in turn. Strongest by group: {'; '.join(said)}."
+    fig.layout.meta = {"alt": alt}
     fig.update_layout({"title.subtitle.text": safe(states[0][2], 150, 50), "coloraxis.cmax": max(float(np.nanmax(a)) for a, _ in means.values()) or 1.})
     if len(states) < 2: return fig
     buttons = [dict(label=safe(name, 40), method="update", args=[data, {"title.subtitle.text": safe(told, 150, 50)}]) for name, data, told in states]
@@ -122,16 +123,19 @@ def hidden_bars(
         some = rows[rows.reading == reading]
         colours = [COLOURS.get(m, OTHERS[i % 4]) for i, m in enumerate(some.modality)]
         told = [f"{h:.3f} ({100 * (h - base):+.1f})".replace("-", "−") for h in some["hits@1"]]
-        fig.add_trace(go.Bar(y=[safe(m) for m in some.modality], x=some["hits@1"].round(5), orientation="h", offsetgroup=reading, customdata=told, hovertemplate="%{customdata}<extra></extra>",
-                             marker=dict(color=colours, opacity=READINGS[reading]), showlegend=False))
-        fig.add_trace(go.Bar(y=[None], x=[None], orientation="h", offsetgroup=reading, name=reading, marker=dict(color=GREY, opacity=READINGS[reading])))
+        lying, pale = dict(orientation="h", offsetgroup=reading), READINGS[reading] < 1
+        fig.add_trace(go.Bar(y=[safe(m) for m in some.modality], x=some["hits@1"].round(5), customdata=told, hovertemplate="%{customdata}<extra></extra>",
+                             marker=dict(color=colours, opacity=READINGS[reading]), showlegend=False, **lying))
+        fig.add_trace(go.Bar(y=[None], x=[None], name=reading, marker_color="#c9cdd2" if pale else GREY, **lying))           # for the legend
         for m, h, text in zip(some.modality, some["hits@1"], told):
             where = names.index(m) + (k - (len(readings) - 1) / 2) * .75 / len(readings)
             fig.add_annotation(text=text, x=h, y=where, xanchor="left", xshift=3, showarrow=False, bgcolor="rgba(255,255,255,.85)", borderpad=1, font=dict(size=13))
         said += [f"{m} {reading}: {h:.3f}" for m, h in zip(some.modality, some["hits@1"])]
     fig.add_vline(x=base, line=dict(color=INK, width=2, dash="dash"), layer="below")
-    fig.add_annotation(text=f"as it is: {base:.3f}", x=base, y=1, yref="paper", yanchor="bottom", xanchor="right" if base > .5 else "left", showarrow=False, font=dict(size=13, color=INK))
+    fig.add_annotation(text=f"as it is: {base:.3f}", x=base, y=1, yref="paper", yanchor="bottom", xanchor="right" if base > .5 else "left",
+                       showarrow=False, font=dict(size=13, color=INK))
     alt = f"Bar chart of Hits@1 with one modality hidden; as it is: {base:.3f}. {'; '.join(said)}."
     top = max(base, float(rows["hits@1"].max()))
-    return dressed(fig, title, alt, how, height=170 + len(names) * (16 + 26 * len(readings)), xaxis=dict(title="Hits@1", range=[0, min(1.35 * top + .05, 1.4)]), yaxis=dict(range=[len(names) - .5, -.5]),
+    return dressed(fig, title, alt, how, height=170 + len(names) * (16 + 26 * len(readings)), yaxis=dict(range=[len(names) - .5, -.5]),
+                   xaxis=dict(title="Hits@1", range=[0, min(1.35 * top + .05, 1.4)]),
                    bargroupgap=.08, barmode="group", margin=dict(t=84, l=8), showlegend=len(readings) > 1, legend=dict(itemclick=False, itemdoubleclick=False))
