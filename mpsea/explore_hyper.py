@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['DEFAULTS', 'VIEWS', 'REFERENCES', 'gather', 'about', 'opened_run', 'RunsExplorer', 'load_set', 'draw', 'clicked',
-           'behind', 'open_row', 'agreements', 'turned', 'turned_table', 'redraw', 'RewardExplorer', 'set_reward',
-           'refer', 'name_of', 'reward_figures', 'show_reward', 'only_live', 'explore_runs', 'explore_reward']
+           'other', 'alike', 'nearest', 'behind', 'open_row', 'agreements', 'turned', 'turned_table', 'RewardExplorer',
+           'set_reward', 'refer', 'name_of', 'reward_figures', 'show_reward', 'only_live', 'explore_runs',
+           'explore_reward']
 
 # %% ../nbs/62_explore_hyper.ipynb #e7e056ae
 import html
@@ -16,11 +17,11 @@ from pathlib import Path
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 import torch.nn.functional as F
 
 from . import runs
+from .chart import Chart
 from .config import Config
 from .core import MpseaError, RunError
 from .explore import open_run
@@ -39,7 +40,7 @@ def gather(
     "The finished runs as a table: path, parameters, metrics. Raises `RunError` when there is none."
     rows, skipped = [], 0
     for folder in folders:
-        for path in [Path(folder)] if RunFolder(folder).config.exists() else runs.run_folders(folder):
+        for path in [Path(folder)] if runs.RunFolder(folder).config.exists() else runs.run_folders(folder):
             row = runs.run_row(runs.Run(path), direction="mean")
             if row["state"] == "finished": rows.append({**DEFAULTS, **row, "path": str(path)})
             else: skipped += 1
@@ -81,16 +82,17 @@ class RunsExplorer:
                  *folders,   # that hold runs, e.g. "runs", "results/records"
                  ):
         wide = {"layout": widgets.Layout(width="24em"), "style": {"description_width": "6em"}}
-        self.rows, self.run, self.figure = None, None, None
+        self.rows, self.run, self.figure, self.chart = None, None, None, Chart()
         self.place = widgets.Text(", ".join(map(str, folders)), description="folders", continuous_update=False, **wide)
         self.kind = widgets.ToggleButtons(options=VIEWS)
         self.x, self.y = (widgets.Dropdown(description=d, **wide) for d in ("parameter", "and"))
         self.metric = widgets.Dropdown(options={v: k for k, v in LABELS.items()}, description="metric", **wide)
         self.told, self.summary, self.curves = widgets.HTML(), widgets.HTML(), widgets.Output()
-        self.ask, self.stage, self.below = widgets.Button(description="Its reward, with sliders", disabled=True), widgets.VBox(), widgets.VBox()
+        self.ask, self.stage, self.below = widgets.Button(description="Its reward, with sliders", disabled=True, layout=widgets.Layout(width="16em")), widgets.VBox([self.chart]), widgets.VBox()
         self.place.observe(lambda change: self.load(*change.new.split(",")), "value")
         for control in (self.kind, self.x, self.y, self.metric): control.observe(lambda change: self.draw(), "value")
         self.ask.on_click(lambda button: self.reward())
+        self.chart.on_click(self.clicked)
         controls = widgets.HBox([self.x, self.y, self.metric], layout=widgets.Layout(flex_flow="row wrap"))
         self.view = widgets.VBox([self.place, self.told, self.kind, controls, self.stage, self.summary, self.ask, self.curves, self.below])
         self.load(*folders)
@@ -122,29 +124,44 @@ def draw(
     "Draw the chart that is chosen."
     if self.rows is None: return
     told, metric = about(self.rows), self.metric.value
-    if self.kind.value == "response": fig = run_responses(self.rows, self.x.value, (metric, *(m for m in ("hits@1", "mrr") if m != metric))[:2], told)
+    if self.kind.value == "response": fig = run_responses(self.rows, self.x.value, (metric, other(metric)), told)
     elif self.kind.value == "interaction": fig = run_interactions(self.rows, self.x.value, self.y.value, metric, told)
     else: fig = parallel_coordinates(self.rows, None, metric, told)
-    self.figure = go.FigureWidget(fig)
-    for trace in self.figure.data: trace.on_click(self.clicked)
-    self.stage.children = [self.figure]
+    self.figure = fig.update_layout(uirevision=f"{self.kind.value} {self.x.value} {self.y.value}")            # a zoom stays while only the metric changes
+    self.chart.show(fig)
 
 
 RunsExplorer.load, RunsExplorer.draw = load_set, draw
 
 # %% ../nbs/62_explore_hyper.ipynb #40bd3cb3
 def clicked(
-    self,         # RunsExplorer
-    trace,        # that was hit
-    points,       # where: point_inds, xs, ys
-    state=None,   # of keys and buttons
+    self,       # RunsExplorer
+    curve,      # number of the trace
+    point,      # number of the point; row and column of a map
+    data=None,  # what the point carries
 ):
     "Open the run of a point."
-    if not points.point_inds: return
-    if trace.type == "heatmap": row = behind(self.rows, {self.x.value: points.xs[0], self.y.value: points.ys[0]}, self.metric.value)
-    elif trace.name == "run" or self.kind.value == "all": row = trace.customdata[points.point_inds[0]]
-    else: row = behind(self.rows[np.isclose(self.rows[self.metric.value], points.ys[0], atol=.1)], {self.x.value: points.xs[0]}, self.metric.value)
+    if point is None: return
+    trace, metric = self.figure.data[curve], self.metric.value
+    if trace.type == "heatmap": row = behind(self.rows, {self.x.value: trace.x[point[1]], self.y.value: trace.y[point[0]]}, metric)
+    elif trace.name == "run" or self.kind.value == "all": row = data
+    else: row = nearest(self.rows, {self.x.value: trace.x[point]}, metric if trace.yaxis in (None, "y") else other(metric), float(trace.y[point]))
     if row is not None: self.open(int(row))
+
+
+def other(metric): return "mrr" if metric == "hits@1" else "hits@1"
+
+
+def alike(rows, values):
+    "The runs with these values, each as an axis shows it."
+    same = lambda x, shown: str(x) == str(shown) or (not str(x) and shown == "(none)") or html.escape(str(x)) == shown
+    return rows[[all(same(x, shown) for x, shown in zip(r, values.values())) for r in rows[list(values)].itertuples(index=False)]]
+
+
+def nearest(rows, values, metric, y):
+    "The index of the run with these values that is nearest to a mean; None where there is none."
+    fits = alike(rows, values)
+    return (fits[metric] - y).abs().idxmin() if len(fits) else None
 
 
 def behind(
@@ -153,8 +170,7 @@ def behind(
     metric: str,         # that decides
 ):
     "The index of the best run with these values; None where there is none."
-    same = lambda x, shown: str(x) == str(shown) or (not str(x) and shown == "(none)") or html.escape(str(x)) == shown
-    fits = rows[[all(same(x, shown) for x, shown in zip(r, values.values())) for r in rows[list(values)].itertuples(index=False)]]
+    fits = alike(rows, values)
     return fits[metric].idxmax() if len(fits) else None
 
 
@@ -224,21 +240,6 @@ def turned_table(
             + "".join(cells) + "</table>")
 
 # %% ../nbs/62_explore_hyper.ipynb #aeda5d32
-def redraw(
-    widget,           # go.FigureWidget
-    fig: go.Figure,   # what it shall show
-):
-    "Let a widget show another figure of the same traces, with one message to the browser; or replace its traces."
-    with widget.batch_update():
-        if [t.type for t in widget.data] != [t.type for t in fig.data]:
-            widget.data = []
-            widget.add_traces(fig.data)
-        else:
-            for old, new in zip(widget.data, fig.data): old.update(new.to_plotly_json(), overwrite=True)
-        widget.layout.update(fig.layout.to_plotly_json(), overwrite=True)
-    return widget
-
-
 class RewardExplorer:
     "`view` is the widget; `set` and `refer` are what its controls do."
     def __init__(self,
@@ -250,7 +251,7 @@ class RewardExplorer:
         self.theta, self.alpha, self.beta = (slide(*both) for both in zip(("θ threshold", "α of MI", "β penalty"), self.own))
         self.which = widgets.Dropdown(options=REFERENCES, value=c.reward_reference, description="R is", layout=widgets.Layout(width="24em"))
         self.told, self.turned, self.cosines = widgets.HTML(), widgets.HTML(), {}
-        self.charts = [go.FigureWidget() for _ in range(3)]
+        self.charts, self.figures = [Chart() for _ in range(3)], ()
         for s in (self.theta, self.alpha, self.beta): s.observe(lambda change: self.set(self.theta.value, self.alpha.value, self.beta.value), "value")
         self.which.observe(lambda change: self.refer(change.new), "value")
         self.view = widgets.VBox([self.told, self.which, self.theta, self.alpha, self.beta, *self.charts, self.turned])
@@ -269,7 +270,8 @@ def set_reward(
     "Draw what the reward is with these parameters, for the cosines that are there."
     if not self.cosines: return
     (ids, cosine), now = self.cosines[self.which.value], (theta, alpha, beta, self.own[3])
-    for chart, fig in zip(self.charts, reward_figures(cosine, self.own, now, self.run.pair.title)): redraw(chart, fig)
+    self.figures = reward_figures(cosine, self.own, now, self.run.pair.title)
+    for chart, fig in zip(self.charts, self.figures): chart.show(fig)
     self.turned.value = turned_table(lambda i: name_of(self.run.labels, ids[i]), cosine, self.own, now)
 
 

@@ -12,11 +12,12 @@ import html
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
+from .chart import FigureWidget
 from .core import ConfigError, MpseaError
 from .explore import open_run
 from .explore_hyper import only_live
+from .figures import SLATE
 from mpsea.map_figures import (
     BY,
     CHOSEN,
@@ -50,7 +51,7 @@ def plane_of(
     if how not in PLANES.values(): raise ConfigError(f"no projection {how!r}", remedy="choose pca or umap")
     if how not in kept:
         if how == "umap": kept[how] = umap_plane(run.z, run.settings.seed), "UMAP"
-        else: kept[how] = (found := pca(run.z))[0], f"principal components, {found[1].sum():.0%} of the variance"
+        else: kept[how] = (found := pca(run.z))[0], f"PCA, {found[1].sum():.0%} of variance"
     return kept[how]
 
 
@@ -80,7 +81,7 @@ def map_of(
     run,                   # Explored, with a model
     by: str = "state",     # what the colours mean
     wrong: bool = True,    # lines: only those of wrong pairs
-    most: int = 1200,      # points
+    most: int = 1000,      # points
     how: str = "pca",      # projection
 ):
     "A map for a page: a sample of the entities, said in its subtitle."
@@ -88,7 +89,7 @@ def map_of(
     shown = sampled(points, pairs, most)
     lines, total = pairs_drawn(shown, pairs, wrong=wrong, most=150)
     many = f"{len(shown):,} of {len(points):,} entities" if len(shown) < len(points) else f"{len(points):,} entities"
-    told = f"{run.pair.title}; {many}; {plane_of(run, how)[1]}; lines: {len(lines)} of {total:,} {'wrong' if wrong else 'linked'} pairs"
+    told = f"{run.pair.title}; {many}; {plane_of(run, how)[1]}; {len(lines)} of {total:,} {'wrong' if wrong else 'linked'} pairs"
     return embedding_map(shown, by, lines, names_of(run), subtitle=told)
 
 
@@ -132,11 +133,15 @@ def project(
     self.pairs, self.names = run.pair.joint(run.pair.links), dict(zip(unique_names(run), range(len(self.points))))
     if len(self.names) <= 5000: self.search.options = list(self.names)         # a longer list would slow down the page; a name can be typed all the same
     fig = embedding_map(self.points, self.by.value, names=names_of(run), subtitle=f"{run.pair.title}; {plane_of(run, how)[1]}")
-    self.figure = go.FigureWidget(fig)
+    title = fig.layout.title                                                   # a widget that has no place yet would draw the subtitle over the title
+    fig.update_layout(title=dict(text=f"{title.text}<br><span style='font-size:13px;color:{SLATE}'>{title.subtitle.text}</span>", subtitle_text=""))
+    self.figure = FigureWidget(fig)
     self.figure._config = {"scrollZoom": True, "displaylogo": False}
     for trace in (SOURCE, TARGET): self.figure.data[trace].on_click(self.clicked)
     self.figure.layout.on_change(lambda layout, *ranges: self.zoomed(ranges if all(ranges) else None), "xaxis.range", "yaxis.range")
     self.stage.children = [self.figure]
+    for role in ("test", "seed"):                                              # who competes with whom is found out now, so that a click is answered at once
+        if (some := np.flatnonzero(run.roles == role)).size: run.pool(some[0])
     self.zoomed()
     if self.chosen is not None: self.choose(self.chosen)
 

@@ -163,8 +163,8 @@ def said(p):
 
 def point_sizes(points, by):
     "Diameters in pixels, [n]: smaller in a crowd; errors stand out where colours tell of them."
-    size = 5 if len(points) > 1000 else 7
-    return np.where(points.state == "wrong", size + 2, size - 1).astype(np.uint8) if by == "state" else np.full(len(points), size, np.uint8)
+    size = 3 if len(points) > 10_000 else 5 if len(points) > 1000 else 7
+    return np.where(points.state == "wrong", size + 1, size).astype(np.uint8) if by == "state" else np.full(len(points), size, np.uint8)
 
 # %% ../nbs/63_map_figures.ipynb #c58a430a
 def ringed(
@@ -174,9 +174,9 @@ def ringed(
     "The trace of the chosen points: rings with names, joined in their order."
     mine = points.reindex([i for i in chosen if i in points.index])
     places = [("top center", "bottom center")[i % 2] for i in range(len(mine))] or "top center"
-    return go.Scattergl(x=mine.x.to_numpy(np.float32), y=mine.y.to_numpy(np.float32), mode="lines+markers+text", text=[safe(n, 30) for n in mine.label], textposition=places,
-                        textfont=dict(size=13, color=INK), showlegend=False, hoverinfo="skip", name="chosen", line=dict(color=INK, width=2),
-                        marker=dict(size=16, symbol="circle-open", color=INK, line=dict(width=3)))
+    return go.Scatter(x=mine.x.to_numpy(np.float32), y=mine.y.to_numpy(np.float32), mode="lines+markers+text", text=[safe(n, 30) for n in mine.label], textposition=places,
+                      textfont=dict(size=14, color=INK, shadow=", ".join(["0 0 4px white"] * 4)), showlegend=False, hoverinfo="skip", name="chosen", cliponaxis=False,
+                      line=dict(color=INK, width=2), marker=dict(size=13, color="white", line=dict(color=INK, width=3)))
 
 
 def swatches(
