@@ -81,7 +81,7 @@ def add_nodes(fig, table, side, x, y, name):
     fig.add_trace(go.Scatter(x=side * x[:n], y=y[:n], mode="markers+text", text=text, textposition="middle left" if side < 0 else "middle right", textfont_size=12,
                              marker=marker, hovertext=hover, cliponaxis=False, **plain))
     fig.add_trace(go.Scatter(x=[side * .08], y=[0], mode="markers", marker=dict(size=18, color=INK), hovertext=safe(name), **plain))
-    fig.add_annotation(text=f"<b>{safe(name, 60, 22)}</b>", x=side * .52, y=1.2, yanchor="bottom", showarrow=False, font=dict(size=14))
+    fig.add_annotation(text=f"<b>{safe(name, 60, 18)}</b>", x=side * .52, y=1.2, yanchor="bottom", showarrow=False, font=dict(size=14))
 
 
 def said_of_neighbours(left, right, names, more):
