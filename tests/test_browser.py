@@ -191,7 +191,7 @@ def test_a_search_in_the_entity_explorer_changes_its_charts(lab, page):
              "explore_entities(open_run(sample_run()))")
     open_notebook(page, lab.tutorial.format("entity-explorer"), "tutorials/entity-explorer.ipynb")
     run_all(page)
-    box = page.get_by_label("search").or_(page.get_by_placeholder("the beginning of a name")).first
+    box = page.get_by_placeholder("the beginning of a name")
     box.wait_for(timeout=TRAINED)
     before = wait_for_charts(page)
     box.fill("Mexico")
