@@ -22,6 +22,8 @@ import numpy as np
 
 from .core import ConfigError, DataError, Progress, atomic_path
 from .files import find_file
+from .folder import is_pair, read_manifest, sha256
+from .folder import load_pair as load_folder
 from .kg import Images, KGPair, KnowledgeGraph, Numbers
 from .readers import find_feature_pickle, read_ids, read_mmkb
 
@@ -124,6 +126,7 @@ def pairs_in(
 ) -> dict:   # name → function of `progress` that reads the pair
     "The pairs a folder holds, by the layouts `mpsea` knows."
     folder = Path(folder)
+    if is_pair(folder): return {read_manifest(folder)["name"]: partial(load_folder, folder)}
     if find_file(folder/"ent_ids_1", False): return {folder.resolve().name: partial(read_ids, folder)}
     graphs = {p.name for p in sorted(folder.iterdir()) if find_file(p/f"{p.name}_EntityTriples.txt", False)} if folder.is_dir() else set()
     targets = {g for g in graphs if find_file(folder/g/f"{g}_SameAsLink.txt", False)}
@@ -219,7 +222,7 @@ def load(
         folder = locate(known, data_dir)
         read, name = partial(known.read, folder), known.name
     else: folder, read, name = *_only_pair(dataset), Path(dataset).name
-    return _cached(name, folder, partial(read, progress=progress)) if cache else read(progress=progress)
+    return _cached(name, folder, partial(read, progress=progress)) if cache and not is_pair(folder) else read(progress=progress)
 
 
 def _only_pair(dataset):
@@ -232,8 +235,8 @@ def _only_pair(dataset):
     if len(found) == 1: return folder, next(iter(found.values()))
     if found:
         raise DataError(f"holds {len(found)} pairs: {', '.join(found)}", file=folder, remedy="give a data set's name, and this as data_dir")
-    raise DataError("no known layout: neither ent_ids_1 nor NAME/NAME_EntityTriples.txt with NAME/NAME_SameAsLink.txt", file=folder,
-                    remedy="check the folder")
+    raise DataError("no known layout: neither manifest.json, nor ent_ids_1, nor NAME/NAME_EntityTriples.txt with NAME/NAME_SameAsLink.txt", file=folder,
+                    remedy="check the folder; graphs of your own become one by `mpsea import`")
 
 # %% ../nbs/05_datasets.ipynb #534b7dce
 def download(
@@ -300,6 +303,7 @@ def check(
     for folder in sorted(places):
         published = _published_at(folder)
         present = {os.path.relpath(p, folder).removesuffix(".gz") for p in sources(folder)}
+        if is_pair(folder): rows += [_own_row(folder, file, said) for file, said in read_manifest(folder)["files"].items()]
         rows += [_file_row(folder, f, published.get(f)) for f in sorted({*published, *present})]
         rows += [_pair_row(folder, name, read, progress) for name, read in pairs_in(folder).items()]
     return pd.DataFrame(rows, columns=["folder", "file", "bytes", "state"])
@@ -318,6 +322,14 @@ def _file_row(folder, file, blob):
     elif found.suffix == ".gz": state = "gzipped, not compared"
     else: state = "as in the registry" if git_blob_id(found) == blob else "differs from the registry"
     return str(folder), file, found.stat().st_size if found else 0, state
+
+
+def _own_row(folder, file, said):
+    "A file of a folder of our own, compared with the manifest. Its name was in a file, so it is looked for nowhere else."
+    path = (folder/file).resolve()
+    there = path.is_relative_to(folder.resolve()) and path.is_file()
+    state = "missing" if not there else "as written" if sha256(path) == said.get("sha256") else "differs from the manifest"
+    return str(folder), file, path.stat().st_size if there else 0, state
 
 
 def _pair_row(folder, name, read, progress):

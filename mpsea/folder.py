@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'MANIFEST', 'SIDES', 'IDS', 'NAMES', 'AGAIN', 'join_key', 'split_key', 'graph_tables',
-           'write_table', 'save_pair', 'require_free', 'sha256', 'is_pair', 'read_manifest', 'check_files',
+           'write_table', 'sha256', 'save_pair', 'require_free', 'is_pair', 'read_manifest', 'check_files',
            'read_table', 'load_pair', 'read_pictures']
 
 # %% ../nbs/02_folder.ipynb #ba5e3e01
@@ -73,41 +73,6 @@ def write_table(
     pq.write_table(pa.Table.from_arrays(arrays, list(columns)), path, compression="zstd")
 
 # %% ../nbs/02_folder.ipynb #9351860d
-def save_pair(
-    pair: KGPair,      # what to save
-    folder,            # where; must not exist, be empty, or hold a pair that may be replaced
-    pictures=(),       # for source and target: dict of columns entity, path, local; or nothing
-    origin=None,       # where it comes from, for the manifest
-    extra=None,        # name → text of further files
-    replace=False,     # take the place of a pair that is there
-):
-    "A pair as a folder, written whole or not at all. Raises `DataError`."
-    folder = Path(folder).absolute()
-    _recover(folder)
-    require_free(folder, replace)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
-    except OSError as e: raise DataError(f"cannot be written ({e.strerror or e})", file=folder, remedy="choose another folder") from None
-    try:
-        _write(pair, temporary, pictures, origin, extra or {})
-        _take_place(temporary, folder)
-    except OSError as e: raise DataError(f"cannot be written ({e.strerror or e})", file=folder, remedy="make room, or choose another folder") from None
-    finally: shutil.rmtree(temporary, ignore_errors=True)
-
-
-def require_free(
-    folder,         # where a pair is to be written
-    replace=False,  # a pair that is there may be replaced
-):
-    "Raise `DataError` unless a pair may be written there."
-    folder = Path(folder)
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())): return
-    if not is_pair(folder): raise DataError("exists, and holds something else than a pair", file=folder, remedy="choose another folder")
-    if not replace: raise DataError("holds a pair already", file=folder, remedy="choose another folder, or replace it (--replace)")
-
-# %% ../nbs/02_folder.ipynb #23359fbd
 def _write(pair, folder, pictures, origin, extra):
     "All files of a pair, each flushed to disk; the manifest comes last."
     from safetensors.numpy import save_file
@@ -164,7 +129,42 @@ def _sweep(folder):
     for left in folder.parent.glob(f".{folder.name}.*.part"):
         if left.is_dir() and time.time() - left.stat().st_mtime > 3600: shutil.rmtree(left, ignore_errors=True)
 
-# %% ../nbs/02_folder.ipynb #46318c31
+# %% ../nbs/02_folder.ipynb #23359fbd
+def save_pair(
+    pair: KGPair,      # what to save
+    folder,            # where; must not exist, be empty, or hold a pair that may be replaced
+    pictures=(),       # for source and target: dict of columns entity, path, local; or nothing
+    origin=None,       # where it comes from, for the manifest
+    extra=None,        # name → text of further files
+    replace=False,     # take the place of a pair that is there
+):
+    "A pair as a folder, written whole or not at all. Raises `DataError`."
+    folder = Path(folder).absolute()
+    _recover(folder)
+    require_free(folder, replace)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
+    except OSError as e: raise DataError(f"cannot be written ({e.strerror or e})", file=folder, remedy="choose another folder") from None
+    try:
+        _write(pair, temporary, pictures, origin, extra or {})
+        _take_place(temporary, folder)
+    except OSError as e: raise DataError(f"cannot be written ({e.strerror or e})", file=folder, remedy="make room, or choose another folder") from None
+    finally: shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_free(
+    folder,         # where a pair is to be written
+    replace=False,  # a pair that is there may be replaced
+):
+    "Raise `DataError` unless a pair may be written there."
+    folder = Path(folder)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())): return
+    if not is_pair(folder): raise DataError("exists, and holds something else than a pair", file=folder, remedy="choose another folder")
+    if not replace: raise DataError("holds a pair already", file=folder, remedy="choose another folder, or replace it (--replace)")
+
+# %% ../nbs/02_folder.ipynb #2050dcf9
 def is_pair(
     folder,  # any path
 ) -> bool:
@@ -199,7 +199,7 @@ def _sound(found):
     texts = [found.get("name"), found.get("note"), *(graphs.get(s) for s in SIDES)] if isinstance(graphs, dict) else [None]
     return all(isinstance(t, str) for t in texts) and isinstance(files, dict) and all(isinstance(f, dict) for f in files.values())
 
-# %% ../nbs/02_folder.ipynb #2050dcf9
+# %% ../nbs/02_folder.ipynb #2e08fcb4
 def check_files(
     folder,          # of a pair
     manifest: dict,  # its manifest
@@ -217,7 +217,7 @@ def check_files(
     for (path, said), found in zip(listed, sums):
         if found != said.get("sha256"): raise DataError("damaged: its checksum is not the one in the manifest", file=path, remedy=AGAIN)
 
-# %% ../nbs/02_folder.ipynb #9e0e8e65
+# %% ../nbs/02_folder.ipynb #e819cf74
 def read_table(
     path,     # a Parquet file
     columns,  # the names it must have, in order
@@ -258,7 +258,7 @@ def _images(path):
     if set(found) != {"entity", "feature"}: raise DataError(f"holds {sorted(found)[:5]} instead of entity and feature", file=path, remedy=AGAIN)
     return Images(found["entity"], found["feature"])
 
-# %% ../nbs/02_folder.ipynb #2e08fcb4
+# %% ../nbs/02_folder.ipynb #01a7125d
 def load_pair(
     folder,        # written by `save_pair`
     verify=True,   # compare checksums

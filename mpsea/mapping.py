@@ -17,7 +17,7 @@ import yaml
 from .core import ConfigError
 
 # %% ../nbs/04_mapping.ipynb #b912b28c
-ROLES = {"relation": "its objects are entities", "attribute": "its values are text", "number": "its values are numbers", "date": "its values are dates",
+ROLES = {"relation": "its objects are entities", "attribute": "its values are text", "number": "its values are numbers, of one unit whatever their types say", "date": "its values are dates",
          "label": "its values are names to show, never a feature", "image": "its objects are pictures", "link": "says what is the same elsewhere: left out",
          "ignore": "left out"}
 _W3 = "http://www.w3.org/"
@@ -51,7 +51,10 @@ class FileOptions:
     def __post_init__(self):
         one_of("format", self.format, FORMATS)
         one_of("separator", self.separator, SEPARATORS)
-        if not isinstance(self.columns, (list, tuple, dict)): raise ConfigError(f"columns is {self.columns!r}", remedy="give a list, or {name in the file: meaning}")
+        cells = [*self.columns, *(self.columns.values() if isinstance(self.columns, dict) else ())] if isinstance(self.columns, (list, tuple, dict)) else [None]
+        if not all(isinstance(c, str) for c in cells): raise ConfigError(f"columns is {self.columns!r}"[:200], remedy="give a list of texts, or {name in the file: meaning}")
+        for name in ("base", "relation"):
+            if not isinstance(getattr(self, name), str): raise ConfigError(f"{name} is {getattr(self, name)!r}"[:200], remedy="give a text, in quotes if need be")
         for name in ("header", "quote"):
             if getattr(self, name) not in (None, True, False): raise ConfigError(f"{name} is {getattr(self, name)!r}", remedy="give true or false")
 
@@ -62,7 +65,7 @@ def one_of(
     allowed,     # names
 ):
     "Raise `ConfigError` for a choice that does not exist."
-    if value in ("", None) or value in allowed: return
+    if value in ("", None) or (isinstance(value, str) and value in allowed): return
     near = get_close_matches(str(value), list(allowed), n=1)
     raise ConfigError(f"unknown {what} {value!r}" + (f" (did you mean {near[0]!r}?)" if near else ""), remedy=f"give one of {', '.join(allowed)}")
 

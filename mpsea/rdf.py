@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyoxigraph as ox
 
-from .bounded import MAX_LINE, Problems, line_blocks, open_unpacked
+from .bounded import Problems, line_blocks, open_unpacked
 from .core import DataError
 from .mapping import FileOptions
 
@@ -81,7 +81,7 @@ def _message(fault):
 
 def _stem(path): return Path(path).name.split(".")[0]
 
-# %% ../nbs/04_rdf.ipynb #47d20a49
+# %% ../nbs/04_rdf.ipynb #c3d237d6
 def stream_statements(
     path,          # Turtle or RDF/XML, plain or packed
     format: str,   # "turtle" or "rdfxml"
@@ -109,7 +109,7 @@ def _opened(f, format, base, path):
     try: return iter(ox.parse(f, format=RDF[format], base_iri=base or None, lenient=True))
     except ValueError as e: raise DataError(f"base is no IRI ({e})", file=path, remedy="correct `base` in the mapping") from None
 
-# %% ../nbs/04_rdf.ipynb #244159df
+# %% ../nbs/04_rdf.ipynb #e78432ef
 MAX_ENTITY = 300     # characters that an entity may stand for
 MAX_HEAD = 1 << 20   # bytes before the first element
 
@@ -140,7 +140,7 @@ def require_harmless_xml(
         except (expat.ExpatError, ValueError, LookupError) as e:
             if not seen: raise DataError(f"not XML ({e})", file=path, line=getattr(e, "lineno", None), remedy="check that the file is RDF/XML") from None
 
-# %% ../nbs/04_rdf.ipynb #45a914e7
+# %% ../nbs/04_rdf.ipynb #1a86950e
 def rdf_statements(
     path,                            # a file
     options: FileOptions = FileOptions("ntriples"),  # its format
