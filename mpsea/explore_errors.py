@@ -21,7 +21,7 @@ from .core import MpseaError, Progress, RunError
 from .error_figures import CHANGES, FIXED, BROKEN, LOST, OUTCOMES, RIGHT, change_bars, change_of, error_bars, group_counts, outcome_of, table_html
 from .explore import open_run
 from .explore_evidence import live
-from .explore_modality import degree_groups, degrees, figure_or_sentence, has_modality
+from .explore_modality import Chart, degree_groups, degrees, figure_or_sentence, has_modality
 from .figures import SLATE, alt_text
 from .matching import Cosines, top_k
 from .metrics import link_ranks
@@ -245,13 +245,13 @@ class ErrorExplorer:
         self.way = widgets.Dropdown(options=list(WAYS), description="direction", **wide)
         self.group = widgets.Select(rows=6, description="examples of", **wide)
         self.change = widgets.Select(options=[FIXED, BROKEN, LOST], rows=3, description="examples of", **wide)
-        self.stage, self.words, self.table, self.versus, self.changed = widgets.VBox(), widgets.HTML(), widgets.HTML(), widgets.VBox(), widgets.HTML()
+        self.stage, self.table, self.versus, self.changed = widgets.VBox(), widgets.HTML(), Chart(), widgets.HTML()
         self.path, self.go = widgets.Text(str(other), placeholder="path of another run", description="compare with", **wide), widgets.Button(description="Compare")
         for control in (self.by, self.way): control.observe(lambda _: self.draw(self.by.value, self.way.value), "value")
         self.group.observe(lambda change: self.open(change.new), "value")
         self.change.observe(lambda change: self.show(change.new), "value")
         self.go.on_click(lambda _: self.compare(self.path.value))
-        lines = [[self.by, self.way], [self.stage], [self.group, self.table], [self.path, self.go], [self.versus], [self.change, self.changed]]
+        lines = [[self.by, self.way], [self.stage], [self.group, self.table], [self.path, self.go], [self.versus.view], [self.change, self.changed]]
         self.view = widgets.VBox([widgets.HBox(line, layout=widgets.Layout(flex_flow="row wrap")) if len(line) > 1 else line[0] for line in lines])
         self.change.layout.display = "none"          # until there is something to compare
         self.draw(self.by.value, self.way.value)
@@ -261,13 +261,13 @@ class ErrorExplorer:
 def placed(
     stage,               # VBox
     figure: go.Figure,   # to be put there
-    clicked=None,        # called with the name of the bar
+    clicked,             # called with the number of the bar
 ):
     "Put a figure on a stage with its text alternative; its bars can be clicked."
     chart, title = go.FigureWidget(figure), figure.layout.title
     if title.subtitle.text:                          # drawn before it has a place, a widget would put it over the title
-        chart.update_layout(title=dict(text=f"{title.text}<br><span style='font-size:13px;color:{SLATE}'>{title.subtitle.text}</span>", subtitle_text=""))
-    for trace in chart.data if clicked else ():
+        chart.update_layout(title=dict(text=f"{title.text}<br><span style='font-size:13px;color:{SLATE}'>{title.subtitle.text}</span>", subtitle_text="", pad_t=title.pad.t + 12))
+    for trace in chart.data:
         trace.on_click(lambda trace, points, state: points.point_inds and clicked(points.point_inds[0]))
     stage.children = (chart, widgets.HTML(f"<details><summary>This chart in words</summary>{html.escape(alt_text(figure))}</details>"))
 
@@ -322,7 +322,7 @@ def compare(
         fig = change_chart(other, self.run)
         self.other = other
         return fig
-    placed(self.versus, figure_or_sentence("Fixed and broken", figure))
+    self.versus.show(figure_or_sentence("Fixed and broken", figure))
     self.change.layout.display = None if self.other else "none"
     self.show(self.change.value or FIXED)
 
