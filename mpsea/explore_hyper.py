@@ -54,7 +54,7 @@ def about(
 ):
     "What the numbers are: data, epoch, direction, CSLS."
     titles = list(dict.fromkeys(rows.title.fillna("").astype(str)))
-    return f"{titles[0] if len(titles) == 1 else f'{len(titles)} data sets'}; the epoch each run selected, mean of both directions, CSLS"
+    return f"{titles[0] if len(titles) == 1 else f'{len(titles)} data sets'}; selected epochs, both directions, CSLS"
 
 # %% ../nbs/62_explore_hyper.ipynb #bd365ead
 def opened_run(
