@@ -242,13 +242,14 @@ def epoch_curves(
 ):
     "Hits@1 on the test pairs over the epochs, one line a method, as published a dashed one."
     fig, said, head = go.Figure(), [], "Hits@1 while training"
-    for i, (label, mine) in enumerate(plan[plan.path.astype(bool) & (plan.dataset == dataset)].groupby("label", sort=False)):
-        x, y = mean_curve(mine.path)
+    labels = list(plan.label.unique())                                       # a method has one colour on all data
+    for label, mine in plan[plan.path.astype(bool) & (plan.dataset == dataset)].groupby("label", sort=False):
+        i, (x, y) = labels.index(label), mean_curve(mine.path)
         if not len(x): continue
         fig.add_trace(line(x, y, f"{label}, {len(mine)} run{'s' * (len(mine) > 1)}", color=SERIES[i][0], width=2.5, dash=("solid", "dash")[i > 3]))
         said.append(f"{label}: best mean {y.max():.3f} at epoch {x[y.argmax()]}, {y[-1]:.3f} at epoch {x[-1]}.")
     if not said: return notice(f"{head}: {title}", "There is no record of this yet.")
-    fig.update_xaxes(type="log", title_text="epoch, in ratios")
+    fig.update_xaxes(type="log", title_text="epoch", tickvals=[k * 10 ** n for n in range(4) for k in (1, 2, 5)])
     return dressed(fig, f"{head}: {title}", f"Line chart of Hits@1 on the test pairs over the epochs. {' '.join(said)}",
                    "test pairs, mean of both directions, CSLS; mean over the runs of a method", height=430, yaxis_title="Hits@1", yaxis_rangemode="tozero")
 
