@@ -1,4 +1,4 @@
-"""Each tutorial runs from top to bottom under papermill, and its saved page shows its figures without a kernel."""
+"""Each tutorial, and the how-to that runs commands, runs from top to bottom under papermill, and its saved page shows its figures without a kernel."""
 import json
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import papermill
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TUTORIALS = sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb"))
+TUTORIALS = [*sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb")), ROOT / "nbs" / "howto" / "align.ipynb"]
 FIGURE = "application/vnd.plotly.v1+json"
 
 each_tutorial = pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
