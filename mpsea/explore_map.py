@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLANES', 'DRAWN', 'plane_of', 'states_of', 'points_of', 'map_of', 'names_of', 'MapExplorer', 'project',
-           'unique_names', 'zoomed', 'colour', 'clicked', 'find', 'choose', 'told_of', 'explore_map']
+           'unique_names', 'zoomed', 'lines_of', 'colour', 'clicked', 'find', 'choose', 'told_of', 'explore_map']
 
 # %% ../nbs/63_explore_map.ipynb #9331fb54
 import html
@@ -132,7 +132,9 @@ def project(
     run = self.run
     self.pairs, self.names = run.pair.joint(run.pair.links), dict(zip(unique_names(run), range(len(self.points))))
     if len(self.names) <= 5000: self.search.options = list(self.names)         # a longer list would slow down the page; a name can be typed all the same
-    fig = embedding_map(self.points, self.by.value, names=names_of(run), subtitle=f"{run.pair.title}; {plane_of(run, how)[1]}")
+    self.near = None
+    lines = self.lines()[0]                                                    # before the widget has a place, what it is not made with does not reach the browser
+    fig = embedding_map(self.points, self.by.value, lines, names_of(run), subtitle=f"{run.pair.title}; {plane_of(run, how)[1]}")
     title = fig.layout.title                                                   # a widget that has no place yet would draw the subtitle over the title
     fig.update_layout(title=dict(text=f"{title.text}<br><span style='font-size:13px;color:{SLATE}'>{title.subtitle.text}</span>", subtitle_text=""))
     self.figure = FigureWidget(fig)
@@ -163,15 +165,21 @@ def zoomed(
 ):
     "Draw the lines that are in view."
     if self.figure is None: return
-    self.near = view or self.near
-    kind = self.drawn.value
-    lines, total = pairs_drawn(self.points, self.pairs, self.near, kind == "wrong") if kind != "none" else (self.pairs[:0], 0)
+    self.near, kind = view or self.near, self.drawn.value
+    lines, total = self.lines()
     x, y = segments(self.points, lines)
     with self.figure.batch_update():
         self.figure.data[LINES].update(x=x, y=y, showlegend=bool(len(lines)), name=f"{kind} pairs")
         self.figure.layout.meta = {"alt": map_alt(self.points, names_of(self.run), lines)}
     wrong = (self.points.state == "wrong").sum()
     self.told.value = f"{len(self.points):,} entities, {wrong:,} of them wrong. Lines: {len(lines):,} of {total:,} {kind} pairs in view. Click a point, or type a name."
+
+
+def lines_of(
+    self,   # MapExplorer
+):
+    "The pairs that are to be drawn [j, 2], and of how many."
+    return pairs_drawn(self.points, self.pairs, self.near, self.drawn.value == "wrong") if self.drawn.value != "none" else (self.pairs[:0], 0)
 
 
 def colour(
@@ -188,7 +196,7 @@ def colour(
         for old, new in zip(self.figure.data[LEGEND:], swatches(legend, names_of(self.run), by)): old.update(new.to_plotly_json())
 
 
-MapExplorer.zoomed, MapExplorer.colour = zoomed, colour
+MapExplorer.zoomed, MapExplorer.lines, MapExplorer.colour = zoomed, lines_of, colour
 
 # %% ../nbs/63_explore_map.ipynb #473d9c68
 def clicked(
