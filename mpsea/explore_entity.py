@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABS', 'listed', 'score_figure', 'neighbourhood_figure', 'weights_figure', 'attention_figure', 'entity_cards',
-           'EntityExplorer', 'first_of', 'as_outputs', 'choose', 'compare', 'show', 'explore_entities']
+           'EntityExplorer', 'warm', 'first_of', 'as_outputs', 'choose', 'compare', 'show', 'explore_entities']
 
 # %% ../nbs/58_explore_entity.ipynb #76c06f1d
 import html
@@ -94,6 +94,7 @@ class EntityExplorer:
         self.view = widgets.VBox([self.text, self.matches, self.told, self.candidate, self.tabs])
         for control, trait, method in ((self.text, "value", self.search), (self.matches, "value", self.choose), (self.candidate, "value", self.compare), (self.tabs, "selected_index", self.show)):
             control.observe(lambda change, method=method: method(change.new), trait)
+        warm(run)
         self.offer([first_of(run) if entity is None else int(entity)])
 
     def offer(self, ids):
@@ -105,6 +106,15 @@ class EntityExplorer:
         "List what matches; while nothing does, what was chosen stays."
         found = self.find(text)
         if found: self.offer(found)
+
+
+def warm(
+    run,   # Explored
+):
+    "Make every competition once, so that no choice has to wait for it; what a run lacks is said by `choose`."
+    try:
+        for entity in {role: i for i, role in enumerate(run.roles)}.values(): run.pool(entity)
+    except MpseaError: pass
 
 
 def first_of(
