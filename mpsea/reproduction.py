@@ -242,9 +242,8 @@ def epoch_curves(
 ):
     "Hits@1 on the test pairs over the epochs, one line a method, as published a dashed one."
     fig, said, head = go.Figure(), [], "Hits@1 while training"
-    labels = list(plan.label.unique())                                       # a method has one colour on all data
     for label, mine in plan[plan.path.astype(bool) & (plan.dataset == dataset)].groupby("label", sort=False):
-        i, (x, y) = labels.index(label), mean_curve(mine.path)
+        i, (x, y) = list(plan.label.unique()).index(label), mean_curve(mine.path)     # a method has one colour on all data
         if not len(x): continue
         fig.add_trace(line(x, y, f"{label}, {len(mine)} run{'s' * (len(mine) > 1)}", color=SERIES[i][0], width=2.5, dash=("solid", "dash")[i > 3]))
         said.append(f"{label}: best mean {y.max():.3f} at epoch {x[y.argmax()]}, {y[-1]:.3f} at epoch {x[-1]}.")
