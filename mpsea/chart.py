@@ -6,7 +6,6 @@
 __all__ = ['SCRIPT', 'LOADER', 'plotly_code', 'Chart', 'widget_code', 'FigureWidget']
 
 # %% ../nbs/50_chart.ipynb #415422eb
-import json
 from functools import lru_cache
 
 import anywidget
