@@ -132,7 +132,7 @@ class Rule:
         "Log-likelihood ratio of a pair that has both keys and is not near, at most 0."
         return min(0., float(np.log(max(self.match[self.near:].sum(), 1e-3) / max(self.chance[self.near:].sum(), 1e-6))))
 
-
+# %% ../nbs/09_keys.ipynb #59225f54
 def blocks_of(
     match: np.ndarray,    # [bins] nested, from the narrowest on
     chance: np.ndarray,   # [bins]
@@ -159,7 +159,7 @@ def near_bins(
     ends = np.array([last for last, m, u in blocks_of(match[:some], chance[:some]) if m > u], int)
     return np.repeat(ends, np.diff(ends, prepend=-1))
 
-
+# %% ../nbs/09_keys.ipynb #2bf4f310
 def measure(
     how: str,            # a name in WORDS
     value: np.ndarray,   # [n, c]
@@ -186,7 +186,7 @@ def ways(
     if (x > 0).all() and (y > 0).all(): out.append(("ratio", float(np.median(np.log(y) - np.log(x)))))
     return out
 
-# %% ../nbs/09_keys.ipynb #59225f54
+# %% ../nbs/09_keys.ipynb #ab1c4ee1
 def bins_of(
     how: str,        # a name in WORDS
     x: np.ndarray,   # [n, c] as compared
@@ -218,7 +218,7 @@ def near_pairs(
     found = bins_of(how, x, y, i, j)
     return i[found < near], j[found < near], found[found < near]
 
-# %% ../nbs/09_keys.ipynb #fbd35177
+# %% ../nbs/09_keys.ipynb #98cdfffe
 def joined(
     a: np.ndarray,   # [n] groups
     b: np.ndarray,   # [m] groups
@@ -274,7 +274,7 @@ def learn_rule(
         if best is None or gain > best.gain: best = Rule(*place, how, offset, m, u, len(which), gain, near_bins(m, u, len(a.value) * len(b.value)))
     return best
 
-# %% ../nbs/09_keys.ipynb #037c9b75
+# %% ../nbs/09_keys.ipynb #16cdea6f
 def align_keys(
     source: list,        # columns of the source
     target: list,        # columns of the target
