@@ -96,7 +96,8 @@ def add(
     commands,  # what add_subparsers gives
 ):
     "`mpsea align` and `mpsea judge`."
-    a = add_command(commands, "align", "write who is whom, with confidences", align, "mpsea align runs/world -o pairs.tsv", "mpsea align my/graphs -o pairs.nt -o pairs.sssom.tsv --precision 0.95", more=MORE)
+    a = add_command(commands, "align", "write who is whom, with confidences", align, "mpsea align runs/world -o pairs.tsv",
+                    "mpsea align my/graphs -o pairs.nt -o pairs.sssom.tsv --precision 0.95", more=MORE)
     a.add_argument("path", metavar="PATH", help="folder of a finished run, or of graphs")
     a.add_argument("-o", "--out", action="append", default=[], metavar="FILE", help="a file to write; several times for several formats; left out: a table in the run's folder")
     a.add_argument("--choose", default="best", metavar="HOW", help="best, mutual, stable or optimal (best)")
