@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from .chart import FigureWidget
 from .core import MpseaError, Progress, RunError
 from .error_figures import CHANGES, FIXED, BROKEN, LOST, OUTCOMES, RIGHT, change_bars, change_of, error_bars, group_counts, outcome_of, table_html
 from .explore import open_run
@@ -264,7 +265,7 @@ def placed(
     clicked,             # called with the number of the bar
 ):
     "Put a figure on a stage with its text alternative; its bars can be clicked."
-    chart, title = go.FigureWidget(figure), figure.layout.title
+    chart, title = FigureWidget(figure), figure.layout.title
     if title.subtitle.text:                          # drawn before it has a place, a widget would put it over the title
         chart.update_layout(title=dict(text=f"{title.text}<br><span style='font-size:13px;color:{SLATE}'>{title.subtitle.text}</span>", subtitle_text="", pad_t=title.pad.t + 12))
     for trace in chart.data:
