@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -150,7 +151,8 @@ def test_ctrl_c_ends_the_workers_and_says_how_to_go_on(tmp_path):
     source = f"from mpsea.cells import cells\nfrom mpsea.sweeps import execute\nexecute(cells({{'small': {{}}}}, **{GRID}), out, [], notebook={inner!r})"
     outer = stand_in(tmp_path / "inner", source=f"out = {str(tmp_path / 'runs')!r}\n{source}")
     command = [sys.executable, "-c", "import sys; from mpsea.cli import main; sys.exit(main())", "sweep", outer]
-    sweep = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)                # a shell's background jobs ignore it, and hand that on
+    sweep = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard)
     until(at_the_gate(tmp_path / "runs", 1))
     below = offspring(sweep)
     sweep.send_signal(signal.SIGINT)
