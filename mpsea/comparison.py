@@ -252,9 +252,9 @@ def cost_table(
         spent = pd.DataFrame([cost_of(open_run(p)) for p in group.path])
         on = "; ".join(f"{name}, {precision or '?'}" for name, precision in dict.fromkeys(zip(spent.device_name.fillna("?"), spent.precision)))
         out.append({"method": label, "data": dataset, "seeds": f"{ratio:.0%}" + ", iterative" * iterative, "runs": len(group), "epochs": span(spent.epochs),
-                    "minutes": span(spent.minutes, ".1f"), "s an epoch": span(spent["s an epoch"], ".2f"), "peak GB": span(spent["peak GB"], ".1f"),
+                    "minutes": span(spent.minutes, ".1f"), "CPU minutes": span(spent["CPU minutes"], ".1f"), "s an epoch": span(spent["s an epoch"], ".2f"), "peak GB": span(spent["peak GB"], ".1f"),
                     "parameters": span(spent.parameters), "machine": on})
-    return pd.DataFrame(out, columns=["method", "data", "seeds", "runs", "epochs", "minutes", "s an epoch", "peak GB", "parameters", "machine"])
+    return pd.DataFrame(out, columns=["method", "data", "seeds", "runs", "epochs", "minutes", "CPU minutes", "s an epoch", "peak GB", "parameters", "machine"])
 
 # %% ../nbs/52_comparison.ipynb #b6dee0c7
 AS_PUBLISHED = {"paper": "mpsea", "recommended": "mpsea"}     # labels of ours that are not called like their method

@@ -163,7 +163,7 @@ def conclude(
     write_pairs(ready, came.found)
     pairs = ready.task.test.cpu().numpy()
     write_ranks(folder.ranks, Ranks(pairs[:, 0], pairs[:, 1], came.forward, came.backward))
-    results = {"title": ready.pair.title, "selected": chosen, "rows": came.rows, "epochs": state.epoch, "seconds": state.seconds,
+    results = {"title": ready.pair.title, "selected": chosen, "rows": came.rows, "epochs": state.epoch, "seconds": state.seconds, "cpu_seconds": state.cpu_seconds,
                "seconds_per_epoch": state.seconds / max(state.epoch, 1), "peak_memory_mb": peak_memory(), "seeds": len(ready.task.seeds),
                "valid": len(ready.task.valid), "test": len(ready.task.test), "parameters": sum(p.numel() for p in state.model.parameters())}
     if ready.pivots: results["pivots"] = ready.pivots

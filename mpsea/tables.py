@@ -294,10 +294,10 @@ def _effect(run, info, configs, m, bases, metric):
 def costs(
     folder,  # holds records
 ):
-    "One row a finished run: epochs, seconds, seconds an epoch, peak memory, parameters, and the machine."
+    "One row a finished run: epochs, minutes by the clock and of all threads' computing, seconds an epoch, peak memory, parameters, and the machine."
     runs = load_runs(folder)
     return pd.DataFrame([cost_of(open_run(Path(folder)/name)) for name in runs.run[runs.state == "finished"]],
-                        columns=["run", "epochs", "minutes", "s an epoch", "peak GB", "parameters", *MACHINE])
+                        columns=["run", "epochs", "minutes", "CPU minutes", "s an epoch", "peak GB", "parameters", *MACHINE])
 
 
 MACHINE = ("device_name", "threads", "precision", "commit")
@@ -308,8 +308,8 @@ def cost_of(
 ):
     "What one run took, as a dict."
     r, env = run.results, run.env if run.has("env") else {}
-    n, s, mb = r.get("epochs"), r.get("seconds"), r.get("peak_memory_mb")
-    time = {"epochs": n, "minutes": s and round(s / 60, 1), "s an epoch": n and s and round(s / n, 2)}
+    n, s, c, mb = (r.get(k) for k in ("epochs", "seconds", "cpu_seconds", "peak_memory_mb"))
+    time = {"epochs": n, "minutes": s and round(s / 60, 1), "CPU minutes": c and round(c / 60, 1), "s an epoch": n and s and round(s / n, 2)}
     machine = {k: env.get(k) for k in MACHINE} | {"commit": (env.get("commit") or "")[:8] or None}
     return {"run": run.name, **time, "peak GB": mb and round(mb / 1024, 2), "parameters": r.get("parameters"), **machine}
 
