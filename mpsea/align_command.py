@@ -28,7 +28,7 @@ def run_of(
     if (path/"config.json").is_file(): raise RunError("is not finished", file=path, remedy="train to the end with mpsea train")
     raise RunError("is neither a run nor a folder of graphs", file=path, remedy="give a folder that mpsea train or mpsea import made")
 
-
+# %% ../nbs/78_align_command.ipynb #f8352e98
 def trained(
     path,      # folder of graphs
     **given,   # parameters
@@ -44,7 +44,7 @@ def trained(
         raise RunError("was not finished", file=out, remedy="the same command goes on")
     return out
 
-# %% ../nbs/78_align_command.ipynb #d975dcbb
+# %% ../nbs/78_align_command.ipynb #f5464a58
 def align(
     args,   # path, out, choose, k, precision, alone, seeds, source_base, target_base, licence, data_dir
 ):
@@ -60,7 +60,7 @@ def align(
     for out in args.out or [run/f"alignment-{args.choose}.tsv"]: print(write_pairs(out, found.pairs, bases, found.told["title"], args.licence))
     print(told_text(found.told))
 
-
+# %% ../nbs/78_align_command.ipynb #53030ab4
 def told_text(
     told: dict,   # of `Aligned`
 ):
@@ -71,7 +71,7 @@ def told_text(
     if "alone" in told: lines += [f"source entities without a partner: about {told['alone']:.0%} ({told['alone_is']}); confidence fitted on {told['held_out']} held-out pairs"]
     return "\n".join([*lines, *([told["note"]] if "note" in told else [])])
 
-# %% ../nbs/78_align_command.ipynb #f3edae7a
+# %% ../nbs/78_align_command.ipynb #c564f084
 def judge(
     args,   # file, gold, partial, source_base, target_base
 ):
@@ -84,7 +84,7 @@ def judge(
     found = judged(read_pairs(args.file, bases), read_pairs(args.gold, bases), "gold" if args.partial else "all")
     print(columns([(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4f}") for name, value in found.items()]))
 
-# %% ../nbs/78_align_command.ipynb #e25e571a
+# %% ../nbs/78_align_command.ipynb #58c9670e
 MORE = """PATH is the folder of a finished run, or a folder of graphs that mpsea import made: that is
 trained on first, with nine tenths of its links as seeds.
 --choose best: the best target of each entity; mutual: where both choose each other;

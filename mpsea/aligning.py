@@ -34,7 +34,7 @@ class ByModel:
         z = self.run.slices if self.run.shared else self.run.z[:, None]
         return (z[rows] * z[np.asarray(columns) + self.run.num_source]).sum(2).double().numpy()
 
-
+# %% ../nbs/66_aligning.ipynb #ded18e95
 class ByEvidence:
     "Similarities of a run with evidence, after its rounds."
     unit = "nats"
@@ -62,7 +62,7 @@ def scorer_of(
     "What compares the entities of a run."
     return ByEvidence(run) if run.settings.evidence else ByModel(run)
 
-# %% ../nbs/66_aligning.ipynb #5dec12c7
+# %% ../nbs/66_aligning.ipynb #57528a53
 @dataclass(eq=False)
 class Field:
     "All entities without a seed, their competition, and how sure a choice in it is."
@@ -84,7 +84,7 @@ class Field:
         "The confidence of pairs; NaN where it was not fitted."
         return self.confidence(evidence) if self.confidence else np.full(len(evidence), np.nan)
 
-
+# %% ../nbs/66_aligning.ipynb #911a8fa9
 def make_field(
     run,            # Explored
     k: int = 1,     # candidates an entity that will be asked for
@@ -108,7 +108,7 @@ def places(
     "The pairs as positions in rows and columns, int64 [k, 2]."
     return np.stack([np.searchsorted(rows, pairs[:, 0]), np.searchsorted(columns, pairs[:, 1])], 1)
 
-# %% ../nbs/66_aligning.ipynb #57528a53
+# %% ../nbs/66_aligning.ipynb #3943d125
 def calibrated(
     made: Field,       # without a confidence
     held: np.ndarray,  # held-out pairs as positions [v, 2]
@@ -132,7 +132,7 @@ def calibrated(
     return confidence, {"held_out": len(held), "alone": float(confidence.alone), "alone_is": "estimated" if alone is None else "given",
                         "calibration_error": calibration_error(reliability(aside, right)) if np.isfinite(aside).all() else None}
 
-# %% ../nbs/66_aligning.ipynb #498dadb0
+# %% ../nbs/66_aligning.ipynb #5191c6c9
 CHOICES = ("best", "mutual", "stable", "optimal")
 
 
@@ -152,14 +152,14 @@ def chosen(
     keep = c.row[column, 0] == row if choose == "mutual" else np.ones(len(row), bool)
     return row[keep], column[keep], rank[keep], score[keep]
 
-
+# %% ../nbs/66_aligning.ipynb #36948b48
 def check_choice(choose, k, precision):
     "Raise `ConfigError` for what cannot be asked."
     if choose not in CHOICES: raise ConfigError(f"choose is {choose!r}", remedy="give one of " + ", ".join(CHOICES))
     if check_count(k, "k", 1) > 1 and choose != "best": raise ConfigError(f"{choose} has one target an entity, not {k}", remedy="leave k out, or choose best")
     if k > 1 and precision is not None: raise ConfigError("a precision is about one target an entity", remedy="leave k out, or the precision")
 
-# %% ../nbs/66_aligning.ipynb #36948b48
+# %% ../nbs/66_aligning.ipynb #33cd76cd
 @dataclass(eq=False)
 class Aligned:
     "Pairs with what is known of them, and what is told of all of them."
@@ -169,7 +169,7 @@ class Aligned:
 
     def __repr__(self): return f"Aligned({len(self.pairs):,} pairs of {self.told['title']}, {self.told['choose']})"
 
-
+# %% ../nbs/66_aligning.ipynb #41783bac
 def align_run(
     path,                 # folder of a finished run, or an `Explored`
     choose: str = "best", # see CHOICES
@@ -196,7 +196,7 @@ def align_run(
     told |= {"pairs": len(pairs), "expected_precision": float(sure[keep].mean()) if keep.any() and made.confidence else None}
     return Aligned(pd.concat([seed_rows(run), pairs], ignore_index=True) if seeds else pairs, told, checked(run, made))
 
-# %% ../nbs/66_aligning.ipynb #a62f7cd2
+# %% ../nbs/66_aligning.ipynb #54d590a5
 def pairs_table(run, made, row, column, rank, evidence, sure):
     "The columns of an alignment."
     i, j, pair = made.rows[row], made.columns[column], run.pair
@@ -213,7 +213,7 @@ def seed_rows(run):
     names = np.array([*run.pair.source.entities, *run.pair.target.entities], object)
     return pd.DataFrame({"source": names[s], "target": names[t], "confidence": 1., "rank": 1, "mutual": True, "source_label": run.labels[s], "target_label": run.labels[t]})
 
-
+# %% ../nbs/66_aligning.ipynb #73c35b79
 def checked(run, made):
     "First choices of the entities of test pairs: confidence, and whether they are right."
     test = places(run.ready.task.test.cpu().numpy() - [0, run.num_source], made.rows, made.columns)
@@ -223,7 +223,7 @@ def checked(run, made):
     m = len(made.columns)
     return pd.DataFrame({"confidence": made.sure(evidence), "right": np.isin(sources * m + column, test[:, 0] * m + test[:, 1])})
 
-# %% ../nbs/66_aligning.ipynb #73c35b79
+# %% ../nbs/66_aligning.ipynb #988244c1
 def reliability_chart(
     aligned: Aligned,   # of `align_run`
     bins: int = 10,     # of equally many pairs

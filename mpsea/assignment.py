@@ -57,7 +57,7 @@ class Assignment(NamedTuple):
     score: np.ndarray        # float32 [p] score of each pair, in the source that was searched
     one_to_one: bool = True  # the assumption
 
-
+# %% ../nbs/23_assignment.ipynb #436ae465
 class Plan:
     "Log masses `s / T + u + v` [n, m], a score source; uses the one-to-one assumption."
     method, one_to_one = "sinkhorn", True
@@ -85,7 +85,7 @@ class Plan:
         row = np.flatnonzero(keep)
         return Assignment(self.method, np.stack([row, found.target[row]], 1), found.score[row])
 
-# %% ../nbs/23_assignment.ipynb #afd6e9df
+# %% ../nbs/23_assignment.ipynb #ab73f345
 SHARE = .15    # of the standard deviation of the scores
 
 
@@ -99,14 +99,14 @@ def default_temperature(
     middle = (weight*mean).sum()/weight.sum()
     return SHARE*math.sqrt((weight*(variance + (mean - middle)**2)).sum()/weight.sum()) or 1.
 
-# %% ../nbs/23_assignment.ipynb #e7c84db9
+# %% ../nbs/23_assignment.ipynb #5d6886ea
 def _number(x, name, least=-math.inf):
     "A finite number above `least`, or a `ConfigError`."
     if isinstance(x, bool) or not isinstance(x, (int, float, np.number)) or not math.isfinite(x) or x <= least:
         raise ConfigError(f"{name} is {x!r}", remedy="give a number" + f" above {least}"*(least > -math.inf))
     return float(x)
 
-
+# %% ../nbs/23_assignment.ipynb #c3338af7
 def sinkhorn(
     source,               # score source [n, m]
     temperature=None,     # T, in units of the scores; None: `default_temperature`
@@ -121,7 +121,7 @@ def sinkhorn(
     u, v = balance(source, t, *sums, check_count(iterations, "iterations", 1), z)
     return Plan(source, t, u, v) if z is None else Plan(source, t, u, v - z/t, (u, v))
 
-# %% ../nbs/23_assignment.ipynb #7c1f23a5
+# %% ../nbs/23_assignment.ipynb #0569bbab
 class Candidates(NamedTuple):
     "A sparse set of pairs, by row, the best first."
     row: np.ndarray      # int64 [c]
@@ -136,7 +136,7 @@ class Candidates(NamedTuple):
         good = self.score >= score
         return Candidates(self.row[good], self.column[good], self.score[good], self.shape)
 
-# %% ../nbs/23_assignment.ipynb #2bc1e2c6
+# %% ../nbs/23_assignment.ipynb #ccfda225
 @torch.no_grad()
 def candidates(
     source,       # score source [n, m]
@@ -159,7 +159,7 @@ def candidates(
     order = np.lexsort((-score, pair // m))
     return Candidates(*np.divmod(pair[order], m), score[order], (n, m))
 
-# %% ../nbs/23_assignment.ipynb #24f9fa19
+# %% ../nbs/23_assignment.ipynb #5c7d5e49
 def accepted(
     wishes: Candidates,  # the pairs that either side would agree to
 ):
@@ -184,7 +184,7 @@ def accepted(
         free = free[wish[free] < end[free]]
     return np.sort(by_rank[kept[kept < count]])
 
-# %% ../nbs/23_assignment.ipynb #5c7d5e49
+# %% ../nbs/23_assignment.ipynb #7167191d
 def stable(
     source,          # score source [n, m]
     k: int = 50,     # candidates of each row and column; the matching is stable among these, and altogether with all of them
@@ -196,7 +196,7 @@ def stable(
     won = accepted(wishes)
     return Assignment("stable", np.stack([wishes.row[won], wishes.column[won]], 1), wishes.score[won])
 
-# %% ../nbs/23_assignment.ipynb #7cf9dfb8
+# %% ../nbs/23_assignment.ipynb #e13e5539
 def optimal(
     source,        # score source [n, m]
     k: int = 50,   # candidates of each row and column; the best assignment among these, and altogether with all of them
@@ -214,7 +214,7 @@ def optimal(
     score = csr_matrix((found.score, (found.row, found.column)), (n, m))[row, column]
     return Assignment("optimal", np.stack([row, column], 1), np.asarray(score).ravel())
 
-# %% ../nbs/23_assignment.ipynb #2d475339
+# %% ../nbs/23_assignment.ipynb #72fa917e
 def pair_measures(
     pairs,  # proposed: positions (row, column) [p, 2], none twice
     links,  # right pairs of positions [L, 2]
@@ -228,7 +228,7 @@ def pair_measures(
     return {"precision": right/max(p, 1), "recall": right/n, "f1": 2*right/(p + n), "hits@1": float(np.isin(links[:, 0], pairs[good, 0]).mean()),
             "ceiling": int((most >= 0).sum())/n, "pairs": p, "n": n}
 
-
+# %% ../nbs/23_assignment.ipynb #562c57df
 def assignment_rows(
     found,               # an `Assignment` or a `Plan`
     links,               # right pairs of positions [L, 2]

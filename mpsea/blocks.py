@@ -23,7 +23,7 @@ class Row:
     texts: dict                                   # (group, column) -> text; the group "" stands beside all others
     values: dict = field(default_factory=dict)    # (group, column) -> number, for columns in which the rows of a block are ranked
 
-
+# %% ../nbs/52_blocks.ipynb #60b09eef
 @dataclass(frozen=True)
 class Table:
     "Rows under a title, best and second marked; shows itself as HTML, Markdown or lines."
@@ -44,7 +44,7 @@ class Table:
     @property
     def blocks(self): return {b: [row for row in self.rows if row.block == b] for b in dict.fromkeys(row.block for row in self.rows)}
 
-# %% ../nbs/52_blocks.ipynb #71643ba6
+# %% ../nbs/52_blocks.ipynb #ac3da4f4
 def mark(
     row: Row,         # whose mark
     column: tuple,    # (group, column)
@@ -56,7 +56,7 @@ def mark(
     own, order = row.values.get(column), sorted(set(seen), reverse=True)[:2]
     return ("best", "second")[order.index(round(own, digits))] if len(seen) > 1 and own is not None and own == own and round(own, digits) in order else ""
 
-# %% ../nbs/52_blocks.ipynb #81782b1a
+# %% ../nbs/52_blocks.ipynb #51dce250
 TAGS = {"best": "<b>{}</b>", "second": "<u>{}</u>", "": "{}"}
 RIGHT, LEFT = "text-align: right; white-space: nowrap", "text-align: left"
 
@@ -80,7 +80,7 @@ def table_html(
     said = f"<p><b>{e(table.title)}</b><br>{e(table.caption)}</p>"
     return said + f'<div style="overflow-x: auto">{"".join(out)}</table></div>' * bool(table.rows) + "".join(f"<p>{e(n)}</p>" for n in table.notes)
 
-
+# %% ../nbs/52_blocks.ipynb #ad8fa2f3
 def table_markdown(
     table: Table,  # to show
 ):
@@ -93,7 +93,7 @@ def table_markdown(
     body = [markdown_table(pd.DataFrame(out, columns=heads))] if out else []
     return "\n\n".join([f"**{table.title}**. {table.caption}", *body, *table.notes])
 
-# %% ../nbs/52_blocks.ipynb #ad8fa2f3
+# %% ../nbs/52_blocks.ipynb #d5842f10
 def table_lines(
     table: Table,    # to show
     width: int = 79, # of prose
@@ -109,7 +109,7 @@ def table_lines(
     marks = ["* best, ' second of each block"] if any(row.values for row in table.rows) else []
     return "\n".join([*out, *(["", *marks, *(x for n in table.notes for x in textwrap.wrap(n, width))] if marks or table.notes else [])])
 
-
+# %% ../nbs/52_blocks.ipynb #a4059d8e
 def laid_out(
     lines: list,  # (block, name, texts)
     width: int,   # of prose

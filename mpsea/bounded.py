@@ -45,7 +45,7 @@ def packing(
     known = {"gzip": b"\x1f\x8b", "bzip2": b"BZh", "zstd": b"\x28\xb5\x2f\xfd"}
     return next((name for name, magic in known.items() if start.startswith(magic)), "")
 
-
+# %% ../nbs/02_bounded.ipynb #44a8bb01
 def _unpacker(raw, packing):
     if packing == "gzip": return gzip.GzipFile(fileobj=raw)
     if packing == "bzip2": return bz2.BZ2File(raw)
@@ -53,7 +53,7 @@ def _unpacker(raw, packing):
     import pyarrow as pa                    # unlike zstandard's own reader it notices that a file was cut off
     return pa.CompressedInputStream(raw, "zstd")
 
-# %% ../nbs/02_bounded.ipynb #eada2f9f
+# %% ../nbs/02_bounded.ipynb #10ed9b73
 class Unpacked(io.RawIOBase):
     "A file as a stream of bytes, unpacked if it is packed; counted and bounded."
     def __init__(self,
@@ -82,7 +82,7 @@ class Unpacked(io.RawIOBase):
         if not self.closed: self.raw.close()
         super().close()
 
-
+# %% ../nbs/02_bounded.ipynb #846128d5
 def open_unpacked(
     path,         # a plain, gzip, bzip2 or zstd file
     report=None,  # see `Unpacked`
@@ -90,7 +90,7 @@ def open_unpacked(
     "The file opened for reading bytes, buffered, to be used in a `with`."
     return io.BufferedReader(Unpacked(path, report), 1 << 18)
 
-# %% ../nbs/02_bounded.ipynb #7ba384e0
+# %% ../nbs/02_bounded.ipynb #ecd69ea2
 def line_blocks(
     path,           # a plain or packed file
     problems,       # `Problems`
@@ -107,7 +107,7 @@ def line_blocks(
             yield line, _utf8(block.removeprefix(b"\xef\xbb\xbf") if line == 1 else block, line, path, problems)
             line += count
 
-
+# %% ../nbs/02_bounded.ipynb #ba6fce05
 def _utf8(block, first, path, problems):
     "The block, lines that are not UTF-8 left empty after each was reported."
     try: block.decode()
@@ -121,7 +121,7 @@ def _utf8(block, first, path, problems):
             lines[i] = b""
     return b"\n".join(lines)
 
-# %% ../nbs/02_bounded.ipynb #ecd69ea2
+# %% ../nbs/02_bounded.ipynb #ea339f73
 class Problems:
     "What is wrong with files: raised at once, or when lenient counted and listed."
     def __init__(self,
@@ -143,7 +143,7 @@ class Problems:
         rows = [(Path(p.file).name if p.file else "", p.line or "", p.message) for p in self.listed]
         return "".join("\t".join(" ".join(str(cell).split()) for cell in row) + "\n" for row in [("file", "line", "problem"), *rows])
 
-# %% ../nbs/02_bounded.ipynb #ea339f73
+# %% ../nbs/02_bounded.ipynb #5fc71091
 @contextmanager
 def parquet_errors(
     path,  # the file
@@ -172,7 +172,7 @@ def open_parquet(
         f.close()
         return pq.ParquetFile(path, read_dictionary=texts)
 
-
+# %% ../nbs/02_bounded.ipynb #dfe2223a
 def plain_list(
     column,   # a pyarrow Array or ChunkedArray
 ) -> list:
@@ -185,7 +185,7 @@ def plain_list(
         else: out += map((*c.dictionary.to_pylist(), None).__getitem__, c.indices.fill_null(len(c.dictionary)).to_pylist())
     return out
 
-# %% ../nbs/02_bounded.ipynb #505562d4
+# %% ../nbs/02_bounded.ipynb #936261dd
 class Reading(Progress):
     "Progress over files, in megabytes of their total size."
     def __init__(self, label, paths, shown=True):

@@ -43,10 +43,10 @@ def runs_table(
         table[name] = [default if ok and missing(x) else x for x, ok in zip(table[name], known)]
     return table
 
-
+# %% ../nbs/70_browse.ipynb #0510e2e9
 def missing(x): return x is None or x != x
 
-# %% ../nbs/70_browse.ipynb #2ccf903b
+# %% ../nbs/70_browse.ipynb #0d8f3901
 COMPARED = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 TERM = re.compile(r"([^\s=!<>]+)(>=|<=|!=|==|=|<|>)(.*)")
 
@@ -62,7 +62,7 @@ def terms_of(
         raise ConfigError(f"{words[found.index(None)]!r} is no condition", remedy="write column=value without spaces; also !=, <, <=, >, >=")
     return [m.groups() for m in found]
 
-
+# %% ../nbs/70_browse.ipynb #c01f7367
 def holds(
     x,            # a cell of the table
     op: str,      # of a term
@@ -80,7 +80,7 @@ def number_of(text):
     try: return float(text)
     except ValueError: raise ConfigError(f"{text!r} is no number", remedy="compare texts with = or !=") from None
 
-# %% ../nbs/70_browse.ipynb #c01f7367
+# %% ../nbs/70_browse.ipynb #5d851752
 def column_of(
     table: pd.DataFrame,  # of `runs_table`
     name: str,            # that somebody wrote
@@ -100,7 +100,7 @@ def where(
         table = table[np.array([holds(x, op, value) for x in column], bool)]
     return table
 
-
+# %% ../nbs/70_browse.ipynb #6177ec13
 def ordered(
     table: pd.DataFrame,  # of `runs_table`
     by: str,              # a column
@@ -112,7 +112,7 @@ def ordered(
 
 SHOWN = ("run", "state", "trained", "selection", "epoch", "hits@1", "hits@10", "mrr")
 
-# %% ../nbs/70_browse.ipynb #6177ec13
+# %% ../nbs/70_browse.ipynb #2b5db079
 def cell_text(
     x,            # a cell
     column: str,  # its column
@@ -123,7 +123,7 @@ def cell_text(
         return f"{x:.1f}" if column == "mr" else f"{x:.3f}" if column in METRICS else f"{x:.6g}"
     return " ".join(str(x).split()) or "''"
 
-
+# %% ../nbs/70_browse.ipynb #20283bd1
 def text_table(
     rows: pd.DataFrame,  # what to print
 ):
@@ -137,7 +137,7 @@ def text_table(
         columns.append([c.rjust(width) if is_number else c.ljust(width) for c in [name, *cells]])
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns))
 
-# %% ../nbs/70_browse.ipynb #2b5db079
+# %% ../nbs/70_browse.ipynb #71e360a0
 def listing(
     table: pd.DataFrame,   # of `runs_table`
     condition: str = "",   # terms, see `where`
@@ -151,7 +151,7 @@ def listing(
     names = [column_of(table, n) for n in re.split(r"[,\s]+", columns.strip(", ")) if n] or list(dict.fromkeys([*SHOWN, *asked]))
     return rows[names]
 
-
+# %% ../nbs/70_browse.ipynb #25173e82
 def list_text(
     table: pd.DataFrame,   # of `runs_table`
     **asked,               # passed to `listing`
@@ -166,7 +166,7 @@ def list_text(
     wrong = [f"{r.run}: {r.problem}" for r in full.itertuples() if r.state == "damaged"]
     return "\n".join([text_table(rows), "", *how, f"{len(rows)} of {len(table)} runs: {states}", *wrong])
 
-# %% ../nbs/70_browse.ipynb #05f1c0a9
+# %% ../nbs/70_browse.ipynb #5a025f09
 def find_run(
     text: str,       # a path, or a part of a name
     folder="runs",   # where names are looked for
@@ -179,7 +179,7 @@ def find_run(
         raise RunError(f"{text!r} fits {len(fits)} runs", remedy="say which: " + ", ".join(p.name for p in fits[:4]) + (", …" if fits[4:] else ""))
     return open_run(fits[0] if fits else text if len(Path(text).parts) > 1 else Path(folder)/text)
 
-# %% ../nbs/70_browse.ipynb #ccc7ad88
+# %% ../nbs/70_browse.ipynb #f88ce355
 HEIGHTS = "▁▂▃▄▅▆▇█"
 
 
@@ -196,7 +196,7 @@ def sparkline(
     height = lambda m: round(7 * min(max((m - low) / (high - low), 0.), 1.)) if high > low else 3
     return "".join(HEIGHTS[height(m)] if m == m else " " for m in means)
 
-
+# %% ../nbs/70_browse.ipynb #00311776
 CURVES = {"loss": ("loss",), "Hits@1, test": ("test", "hits@1"), "MRR, validation": ("valid", "mrr")}
 
 
@@ -209,7 +209,7 @@ def curve_rows(
     return [{"curve": name, "": sparkline(v, span=(spans or {}).get(name)), "first": f"{v[0]:.3g}", "last": f"{v[-1]:.3g}"}
             for name, v in curves.items() if len(v)]
 
-# %% ../nbs/70_browse.ipynb #5a025f09
+# %% ../nbs/70_browse.ipynb #e330f692
 def show_text(
     run: Run,  # finished or not
 ):
@@ -227,7 +227,7 @@ def show_text(
              files_text(run), machine_text(run)]
     return "\n\n".join(filter(None, parts))
 
-# %% ../nbs/70_browse.ipynb #4cd47f3c
+# %% ../nbs/70_browse.ipynb #124a9ae5
 def files_text(
     run: Run,  # finished or not
 ):
@@ -235,7 +235,7 @@ def files_text(
     rows = [{"file": RUN_FILES[p], "kB": -(-(run.path/RUN_FILES[p]).stat().st_size // 1024)} for p in run.folder.has()]
     return text_table(pd.DataFrame(rows))
 
-
+# %% ../nbs/70_browse.ipynb #e787b57d
 def machine_text(
     run: Run,  # finished or not
 ):

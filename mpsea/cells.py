@@ -77,7 +77,7 @@ def config_of(
         return Config.from_dict(json.loads(run.config.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, KeyError, TypeError, MpseaError): return None
 
-
+# %% ../nbs/41_cells.ipynb #70acbdb3
 def hash_of(
     path,  # a run folder
 ):
@@ -92,7 +92,7 @@ def looked_at_alike(
     "The configuration with the usual `eval_every`, where the last epoch is the one that counts."
     return config if config.valid_ratio or config.pivot else replace(config, eval_every=Config.eval_every)
 
-# %% ../nbs/41_cells.ipynb #5e8c681b
+# %% ../nbs/41_cells.ipynb #be43850d
 def places(
     folders,  # paths, or comma-separated paths
 ) -> list:

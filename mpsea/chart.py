@@ -93,7 +93,7 @@ def widget_code():
     "The code of Plotly's widget."
     return str(go.FigureWidget._esm)
 
-
+# %% ../nbs/50_chart.ipynb #b200c3ca
 class FigureWidget(go.FigureWidget):
     "Plotly's widget, loaded once a page and with patience."
     _esm = LOADER

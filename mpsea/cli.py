@@ -47,7 +47,7 @@ def main(
     except OSError as e: return failed(f"{e.filename}: {e.strerror}" if e.filename else e)
     except KeyboardInterrupt: return failed("stopped", code=130)
 
-
+# %% ../nbs/80_cli.ipynb #07bfb06d
 @contextmanager
 def plain_warnings():
     "Warnings as notes, without the place in the code."

@@ -38,7 +38,7 @@ def planned(
         plan[name] = nothing if done is None else done[name].tolist()
     return plan
 
-
+# %% ../nbs/52_comparison.ipynb #0fb4aa4f
 def measured_cells(
     plan,  # of `planned`
 ):
@@ -49,7 +49,7 @@ def measured_cells(
         except (MpseaError, KeyError, TypeError): continue                    # a damaged run is one that was not run
     return pd.DataFrame(rows, columns=MEASURED)
 
-# %% ../nbs/52_comparison.ipynb #8b86570a
+# %% ../nbs/52_comparison.ipynb #a10424e9
 HONEST, TEST = "honest", "test"
 CHOSEN = {"valid": "validation", "last": "last", "test": "test"}
 
@@ -66,7 +66,7 @@ def ways(
     r = rows[(rows.dataset == dataset) & (rows.iterative == iterative) & (rows.direction == direction) & ((rows.csls > 0) == csls)]
     return r[r.selection == (r.selected if selection == HONEST else selection)]
 
-
+# %% ../nbs/52_comparison.ipynb #0066163d
 def how_measured(
     rows,                    # of `ways`
     selection: str = HONEST, # or TEST
@@ -80,7 +80,7 @@ def how_measured(
     way = "mean of both directions" if direction == "mean" else direction
     return f"{way}, {f'CSLS k = {k}' if csls else 'no CSLS'}; {epoch}; mean ± standard deviation over runs, each with its own seed and split"
 
-# %% ../nbs/52_comparison.ipynb #0066163d
+# %% ../nbs/52_comparison.ipynb #c020063c
 def title_of(
     rows,          # of `measured_cells`
     dataset: str,  # which data set
@@ -92,7 +92,7 @@ def title_of(
 
 def share(ratio): return f"{ratio:.0%} of the links as seeds".replace("%", " %")
 
-
+# %% ../nbs/52_comparison.ipynb #6358bc33
 def our_rows(
     rows,          # of `ways`
     methods,       # labels in order
@@ -110,7 +110,7 @@ def our_rows(
                 values[share(ratio), label] = r[key].mean()
         yield Row("measured here", method, texts, values)
 
-# %% ../nbs/52_comparison.ipynb #6358bc33
+# %% ../nbs/52_comparison.ipynb #95147daa
 UNSTATED = "as published in Table {}: with images, on the full data; direction, CSLS, epoch, split and number of runs not stated"
 
 
@@ -128,7 +128,7 @@ def published_block(
         rows.append(Row(block, method, {c: mean_spread([x]) for c, x in values.items()}, values))
     return rows, tuple(f"{m} at {ratio:.0%}, as published: {note}." for ratio, p in found.items() for m, note in p.note.items() if note)
 
-# %% ../nbs/52_comparison.ipynb #031f31aa
+# %% ../nbs/52_comparison.ipynb #ce11a307
 def paper_table(
     rows,                     # of `measured_cells` or `tables.measured`
     dataset: str,             # which data set
@@ -144,7 +144,7 @@ def paper_table(
     if not theirs: notes = ("Nothing was published for these data and shares.",)
     return Table(f"{title_of(rows, dataset)}{', iterative' * iterative}", how_measured(mine, **how), [*our_rows(mine, methods, seed_ratios), *theirs], notes)
 
-# %% ../nbs/52_comparison.ipynb #811241fe
+# %% ../nbs/52_comparison.ipynb #d29df0ca
 def gap_table(
     rows,                       # of `measured_cells` or `tables.measured`
     dataset: str,               # which data set
@@ -167,7 +167,7 @@ def gap_table(
     caption = f"What choosing the epoch on the test pairs adds; {how_measured(honest, **how)}"
     return Table(f"{title_of(rows, dataset)}{', iterative' * iterative}", caption, out)
 
-
+# %% ../nbs/52_comparison.ipynb #0b5d132c
 def signed(
     values,  # differences, one a run
 ):
@@ -175,7 +175,7 @@ def signed(
     x = pd.Series(values, dtype=float).dropna()
     return f"{x.mean():+.3f}" + (f" ± {x.std():.3f}" if len(x) > 1 else "") if len(x) else "–"
 
-# %% ../nbs/52_comparison.ipynb #d29df0ca
+# %% ../nbs/52_comparison.ipynb #255e4624
 def best_of(
     rows,  # of `ways`
 ):
@@ -183,7 +183,7 @@ def best_of(
     means = rows.groupby("configuration", sort=False)["hits@1"].mean().dropna()
     return means.idxmax() if len(means) else ""
 
-
+# %% ../nbs/52_comparison.ipynb #d5b2f2c7
 def ranked_runs(
     plan,  # of `planned`, with finished runs
 ):
@@ -194,7 +194,7 @@ def ranked_runs(
 
 def said_p(p): return "–" if not p == p else "< 0.001" if p < .001 else f"{p:.3f}"
 
-# %% ../nbs/52_comparison.ipynb #908ed4f8
+# %% ../nbs/52_comparison.ipynb #0e10f963
 def significance_table(
     plan,                     # of `planned`, with finished runs
     rows,                     # of `measured_cells`
@@ -219,7 +219,7 @@ def significance_table(
                f"pairs; p by Holm's correction for {len(tables)} method{'s' * (len(tables) > 1)}, on the test pairs, and over the seeds (– for one seed)")
     return Table(title, caption, list(significance_rows(best, tables)), tuple(notes))
 
-
+# %% ../nbs/52_comparison.ipynb #b6dee0c7
 def significance_rows(
     best: str,     # label
     tables: dict,  # label -> what `paired` says of best and label
@@ -232,7 +232,7 @@ def significance_rows(
                      "better": f"{x.better:,}", "worse": f"{x.worse:,}", "p, pairs": said_p(p), "p, seeds": said_p(p_seeds)}
             yield Row(f"{metric}: {best} minus", x.Index, {("", name): text for name, text in texts.items()})
 
-# %% ../nbs/52_comparison.ipynb #d5b2f2c7
+# %% ../nbs/52_comparison.ipynb #f1b11f37
 def span(
     values,           # numbers of several runs
     form: str = ",.0f",  # of one
@@ -242,7 +242,7 @@ def span(
     low, high = (format(x.min(), form), format(x.max(), form)) if len(x) else ("–", "–")
     return low if low == high else f"{low}–{high}"
 
-
+# %% ../nbs/52_comparison.ipynb #b52b471f
 def cost_table(
     plan,  # of `planned`, with finished runs
 ):
@@ -256,7 +256,7 @@ def cost_table(
                     "parameters": span(spent.parameters), "machine": on})
     return pd.DataFrame(out, columns=["method", "data", "seeds", "runs", "epochs", "minutes", "CPU minutes", "s an epoch", "peak GB", "parameters", "machine"])
 
-# %% ../nbs/52_comparison.ipynb #b6dee0c7
+# %% ../nbs/52_comparison.ipynb #23585247
 AS_PUBLISHED = {"paper": "mpsea", "recommended": "mpsea"}     # labels of ours that are not called like their method
 LOOKS = ((INK, "circle"), (SKY, "square"), (OLIVE, "diamond"), (INK, "triangle-up"), (SKY, "cross"))
 
@@ -291,7 +291,7 @@ def comparison_dots(
     way = how_measured(pd.concat(mine.values()), **how).split(";")[0]
     return dressed(fig, title, alt, f"{way}; bars: standard deviation over runs; rings: as published", height=tall, margin_t=96)
 
-# %% ../nbs/52_comparison.ipynb #675753fe
+# %% ../nbs/52_comparison.ipynb #414b7b7e
 def dots(fig, panel, rows, methods, metric, shift, look, ratio):
     "Our means of one share in one panel; returns what they say."
     g = rows.groupby("configuration")[metric].agg(["mean", "std", "size"]).reindex(methods).dropna(subset="mean")
@@ -301,7 +301,7 @@ def dots(fig, panel, rows, methods, metric, shift, look, ratio):
                              error_x=dict(array=g["std"].fillna(0), color=colour, thickness=1.5), text=[safe(t, 80) for t in text], hoverinfo="text"), panel, 1)
     return [f"At {ratio:.0%} seeds, {rows.title.iloc[0]}: {'; '.join(text)}."] if text else []
 
-
+# %% ../nbs/52_comparison.ipynb #a542ada4
 def rings(fig, panel, published, methods, metric, shift, look, ratio):
     "The published numbers of the methods that are shown, in one panel."
     at, names = dict(zip(published.method.str.lower(), published[metric])), [(m, AS_PUBLISHED.get(m, m.lower())) for m in methods]

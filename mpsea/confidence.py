@@ -48,7 +48,7 @@ def contest(
     score, column, lift = (torch.cat(x).cpu().numpy() for x in zip(*rows))
     return Contest(score, column, top.T.cpu().numpy(), row.T.cpu().numpy(), lift, (n, m))
 
-
+# %% ../nbs/35_confidence.ipynb #1f2edb21
 def lifts(
     scores,   # Corrected
     start,    # of the block
@@ -62,7 +62,7 @@ def lifts(
     reach = ((s + r_a + scores.r_b) / 2).topk(min(k + 1, s.shape[1]), dim=1).values[:, -1:]         # who moves up into the k nearest
     return (cosine - reach).clamp(min=0) / k
 
-# %% ../nbs/35_confidence.ipynb #9713852a
+# %% ../nbs/35_confidence.ipynb #01775d4f
 def pair_evidence(
     c: Contest,    # of all scores
     row,           # source entities, positions [p]
@@ -79,7 +79,7 @@ def pair_evidence(
     lowest = score - np.ptp(c.score) - 1                                                          # where nothing else was there
     return np.stack([score + lift, score - np.maximum(next_column, lowest), score + lift - np.maximum(next_row, lowest)], 1)
 
-
+# %% ../nbs/35_confidence.ipynb #96446f2e
 def first_choice(
     c: Contest,    # of all scores
     row,           # source entities, positions [p]
@@ -93,7 +93,7 @@ def first_choice(
     column, score = (np.take_along_axis(x[row], at, 1)[:, 0] for x in (c.column, c.score))
     return column, pair_evidence(c, row, column, score, without)
 
-# %% ../nbs/35_confidence.ipynb #10642f93
+# %% ../nbs/35_confidence.ipynb #de95d79a
 RIGHT, WRONG, ALONE = range(3)
 
 
@@ -122,7 +122,7 @@ class Confidence:
 
     def __call__(self, f): return self.outcomes(f)[:, RIGHT]
 
-
+# %% ../nbs/35_confidence.ipynb #5ba3908b
 def fit_confidence(
     linked,               # evidence of the first choices of held-out entities [v, 3]
     right,                # which of these are right, bool [v]
@@ -154,7 +154,7 @@ def falling(
     w = torch.cat([-F.softplus(theta[:3]), theta[3:]])
     return torch.cat([torch.zeros_like(w[:, :1]), w], 1)
 
-# %% ../nbs/35_confidence.ipynb #9d816026
+# %% ../nbs/35_confidence.ipynb #7bf08c49
 def share_alone(
     confidence: Confidence,  # fitted
     f,                       # evidence of the first choice of every entity that is aligned [n, 3]
@@ -167,7 +167,7 @@ def share_alone(
         if abs(share - before) < 1e-6: break
     return share
 
-# %% ../nbs/35_confidence.ipynb #40601ad8
+# %% ../nbs/35_confidence.ipynb #a42396dc
 def reliability(
     confidence,      # of some pairs [p], between 0 and 1
     right,           # whether each is right, bool [p]
@@ -181,14 +181,14 @@ def reliability(
     table = pd.DataFrame(rows)
     return table.assign(spread=2 * np.sqrt((table.right * (1 - table.right)).clip(lower=1 / 4 / table.pairs) / table.pairs))
 
-
+# %% ../nbs/35_confidence.ipynb #08eac806
 def calibration_error(
     table,  # of `reliability`
 ):
     "Expected calibration error: the mean gap between confidence and truth, weighted by pairs."
     return float(np.average((table.confidence - table.right).abs(), weights=table.pairs))
 
-# %% ../nbs/35_confidence.ipynb #a42396dc
+# %% ../nbs/35_confidence.ipynb #6621eadc
 def threshold_for(
     confidence,        # of all proposed pairs [p]
     precision: float,  # wanted share of right pairs among those that are kept, between 0 and 1

@@ -41,7 +41,7 @@ class DataOptions:
                         ("", "relation", "attribute", "number", "image"))
     pivots: int = option(1000, "largest number of such seeds", low=2)
 
-
+# %% ../nbs/07_config.ipynb #cb340bb3
 @dataclass(frozen=True)
 class FeatureOptions:
     "What the encoders are given."
@@ -54,7 +54,7 @@ class FeatureOptions:
     missing_image: str = option("normal", "features of entities without a picture; normal is EVA's rule (Eq. 3)",
                                 ("normal", "zero", "mean", "mask", "propagate"))
 
-# %% ../nbs/07_config.ipynb #cb340bb3
+# %% ../nbs/07_config.ipynb #e0e0c890
 @dataclass(frozen=True)
 class EncoderOptions:
     "The method, and Section 3.3 of the paper: one encoder a modality."
@@ -71,7 +71,7 @@ class EncoderOptions:
     input_dropout: float = option(0., "dropout on the entity table and on the bag-of-words features", low=0., high=.95)
     number_encoder: str = option("dnef", "encoder of values (Eq. 4); aligned takes value vectors, learned from the seeds", ("dnef", "rbf", "fourier", "aligned"))
 
-
+# %% ../nbs/07_config.ipynb #6f01fb11
 @dataclass(frozen=True)
 class FusionOptions:
     "Section 3.4 of the paper: transformer over the modalities of an entity."
@@ -91,7 +91,7 @@ class FusionOptions:
     weighting: str = option("literal", "modality weights: Eq. 8 and 9 as printed, graph treated like the others, or equal", ("literal", "symmetric", "uniform"))
     joint: str = option("late", "joint embedding of the alignment loss and of the matching", ("late", "early"))
 
-# %% ../nbs/07_config.ipynb #e0e0c890
+# %% ../nbs/07_config.ipynb #ff63f727
 @dataclass(frozen=True)
 class PolicyOptions:
     "Section 3.5 of the paper: the reward and the policy network."
@@ -104,7 +104,7 @@ class PolicyOptions:
     policy_action: str = option("sampled", "whose log-probability enters Eq. 13", ("sampled", "argmax", "label"))
     policy_baseline: str = option("mean", "what is subtracted from the reward", ("mean", "none"))
 
-
+# %% ../nbs/07_config.ipynb #c0b27337
 @dataclass(frozen=True)
 class LossOptions:
     "Section 3.6 of the paper: contrastive losses."
@@ -113,7 +113,7 @@ class LossOptions:
     early_weight: float = option(1., "weight of the intra-modal losses before fusion (L_ICL)", low=0.)
     late_weight: float = option(1., "weight of the intra-modal losses after fusion (L_LICL)", low=0.)
 
-# %% ../nbs/07_config.ipynb #6f01fb11
+# %% ../nbs/07_config.ipynb #27d1a073
 @dataclass(frozen=True)
 class TrainOptions:
     "Schedule, stopping, iterative learning, machine."
@@ -136,7 +136,7 @@ class TrainOptions:
     precision: str = option("auto", "fp32, or bf16 for the large products; auto: bf16 on GPU, fp32 on CPU", ("auto", "fp32", "bf16"))
     checkpoint_every: float = option(20., "seconds between checkpoints to resume from; 0 writes one every epoch", low=0.)
 
-# %% ../nbs/07_config.ipynb #c0b27337
+# %% ../nbs/07_config.ipynb #4e8210cf
 @dataclass(frozen=True)
 class EvidenceOptions:
     "Beyond the paper: evidence of values, neighbours and missing keys, and matching as a whole."
@@ -145,7 +145,7 @@ class EvidenceOptions:
     evidence_margin: float = option(2., "by how many nats a sure pair beats the second choice; 2 is seven times as likely", low=0.)
     assignment: str = option("", "one-to-one matchings to report beside the ranking: sinkhorn,stable,optimal; empty: none")
 
-# %% ../nbs/07_config.ipynb #aa49a3e6
+# %% ../nbs/07_config.ipynb #b5be9b51
 @dataclass(frozen=True)
 class Config(EvidenceOptions, TrainOptions, LossOptions, PolicyOptions, FusionOptions, EncoderOptions, FeatureOptions, DataOptions):
     "Every parameter of a run, checked. Raises `ConfigError` naming the parameter, the value and what is allowed."
@@ -176,7 +176,7 @@ class Config(EvidenceOptions, TrainOptions, LossOptions, PolicyOptions, FusionOp
         said = {k: v for k, v in self.dict().items() if k not in ("data_dir", "device", "checkpoint_every")}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
 
-# %% ../nbs/07_config.ipynb #4e8210cf
+# %% ../nbs/07_config.ipynb #c78a5b8f
 def names_of(
     text: str,  # comma-separated names
 ):
@@ -193,7 +193,7 @@ def check_names(
     for n in names_of(text):
         if n not in allowed: raise ConfigError(f"{field_name}: unknown {n!r}{guess(n, allowed)}", remedy="choose from " + ", ".join(allowed))
 
-
+# %% ../nbs/07_config.ipynb #69f2d1ad
 def guess(
     name: str,      # what was written
     allowed: list,  # what exists
@@ -202,7 +202,7 @@ def guess(
     near = difflib.get_close_matches(name, allowed, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
-# %% ../nbs/07_config.ipynb #c78a5b8f
+# %% ../nbs/07_config.ipynb #832546bf
 def checked(
     f,      # dataclass field
     value,  # its value
@@ -219,7 +219,7 @@ def checked(
         raise ConfigError(f"{f.name}={value} is outside [{m['low']}, {m['high'] if m['high'] is not None else 'inf'}]", remedy=m["help"])
     return value
 
-# %% ../nbs/07_config.ipynb #8999c559
+# %% ../nbs/07_config.ipynb #e22105f0
 def from_dict(
     values: dict,  # parameter name -> value
 ):
@@ -232,7 +232,7 @@ def from_dict(
 
 Config.from_dict = staticmethod(from_dict)
 
-# %% ../nbs/07_config.ipynb #1bef6b9b
+# %% ../nbs/07_config.ipynb #981817da
 def read_params(
     *paths,  # YAML files, later ones override
 ):
@@ -251,7 +251,7 @@ def read_params(
     said.pop("published", None)
     return said
 
-# %% ../nbs/07_config.ipynb #9757f344
+# %% ../nbs/07_config.ipynb #78487f75
 NOT_PARAMETERS = {"In", "Out", "exit", "quit", "open", "get_ipython", "published"}
 
 
@@ -263,7 +263,7 @@ def own_names(
     code = types.ModuleType, type, types.FunctionType
     return {k: v for k, v in names.items() if not k.startswith("_") and k not in NOT_PARAMETERS and not isinstance(v, code)}
 
-
+# %% ../nbs/07_config.ipynb #c3fab35d
 def from_notebook(
     names: dict,             # the notebook's `globals()`
     extra: tuple = (),       # parameters of the notebook itself, not of the run
@@ -271,7 +271,7 @@ def from_notebook(
     "The `Config` of a notebook's parameter cells. Raises `ConfigError` for any name that is no parameter."
     return from_dict({k: v for k, v in own_names(names).items() if k not in extra})
 
-# %% ../nbs/07_config.ipynb #36cf09da
+# %% ../nbs/07_config.ipynb #dbb1725f
 def parameter_cell(
     sections=(DataOptions, FeatureOptions, EncoderOptions, FusionOptions, PolicyOptions, LossOptions, TrainOptions, EvidenceOptions),  # in reading order
 ):
@@ -282,14 +282,14 @@ def parameter_cell(
         lines += [f"{f.name}: {getattr(f.type, '__name__', f.type)} = {f.default!r}  # {f.metadata['help']}{choice_note(f)}" for f in own]
     return "\n".join(lines)
 
-
+# %% ../nbs/07_config.ipynb #717d26d4
 def choice_note(
     f,  # dataclass field
 ):
     "The allowed values of a field, for its help."
     return f" [{', '.join(filter(None, f.metadata['choices']))}]" if f.metadata["choices"] else ""
 
-# %% ../nbs/07_config.ipynb #e33e4613
+# %% ../nbs/07_config.ipynb #86d6df2e
 def own_options(
     kind,       # dataclass of options
     text: str,  # "name=value, name=value"

@@ -32,13 +32,19 @@ class MpseaError(Exception):
         where = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
         super().__init__(where + message + (f" — {remedy}" if remedy else ""))
 
-
+# %% ../nbs/00_core.ipynb #7ed4f098
 class DataError(MpseaError): "Input data that cannot be read or that contradict themselves."
+
+
 class ConfigError(MpseaError): "A parameter that is unknown, of the wrong type, or out of range."
+
+
 class TrainingError(MpseaError): "Training that cannot go on: divergence, no data, no memory."
+
+
 class RunError(MpseaError): "A run folder that is missing something or belongs to something else."
 
-# %% ../nbs/00_core.ipynb #2ecfa7b3
+# %% ../nbs/00_core.ipynb #179470ae
 class Modality(str, Enum):
     "The five modalities in their one order."
     GRAPH = "graph"
@@ -58,7 +64,7 @@ class Modality(str, Enum):
 MODALITIES = tuple(Modality)                                                  # g, r, a, n, v
 TEXTUAL = (Modality.RELATION, Modality.ATTRIBUTE, Modality.NUMBER)            # the paper's textual modalities, M2
 
-# %% ../nbs/00_core.ipynb #6f9559e7
+# %% ../nbs/00_core.ipynb #aed04aad
 def seed_everything(
     seed: int,  # any non-negative integer
 ):
@@ -69,7 +75,7 @@ def seed_everything(
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
-# %% ../nbs/00_core.ipynb #616de66e
+# %% ../nbs/00_core.ipynb #07fa32c1
 def pick_device(
     name: str = "auto",  # "auto" takes the GPU where there is one; else any torch device name
 ):
@@ -82,7 +88,7 @@ def pick_device(
         raise ConfigError(f"device {name!r} asked for, but torch sees no GPU", remedy="use device=auto or device=cpu")
     return device
 
-# %% ../nbs/00_core.ipynb #0e49597c
+# %% ../nbs/00_core.ipynb #1ebba8ad
 @contextmanager
 def atomic_path(
     path,  # the file to write
@@ -100,13 +106,13 @@ def atomic_path(
     finally:
         if os.path.exists(temporary): os.unlink(temporary)
 
-
+# %% ../nbs/00_core.ipynb #4e662713
 def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
-# %% ../nbs/00_core.ipynb #c3dc3d34
+# %% ../nbs/00_core.ipynb #55e7315c
 def _plain(x):
     if isinstance(x, dict): return {str(k): _plain(v) for k, v in x.items()}
     if isinstance(x, (list, tuple)): return [_plain(v) for v in x]
@@ -124,7 +130,7 @@ def write_json(
     "Write `obj` atomically as UTF-8 JSON."
     with atomic_path(path) as p: p.write_text(json.dumps(_plain(obj), indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
 
-
+# %% ../nbs/00_core.ipynb #5cd8a4aa
 def read_json(
     path,  # the file to read
 ):
@@ -133,7 +139,7 @@ def read_json(
     except OSError as e: raise DataError(e.strerror or "cannot be read", file=path) from None
     except ValueError as e: raise DataError(f"not valid JSON ({e})", file=path, remedy="remove the file, or restore it from a copy") from None
 
-# %% ../nbs/00_core.ipynb #5cd8a4aa
+# %% ../nbs/00_core.ipynb #cfcc51b7
 def _in_kernel():
     try: from IPython import get_ipython
     except ImportError: return False
@@ -148,7 +154,7 @@ def clock(
     s = int(round(seconds))
     return f"{s}s" if s < 60 else f"{s // 60}m{s % 60:02d}s" if s < 3600 else f"{s // 3600}h{s % 3600 // 60:02d}m"
 
-# %% ../nbs/00_core.ipynb #6ec3f01e
+# %% ../nbs/00_core.ipynb #840fad51
 PROGRESS_MARK = "▸ "   # how a reader of logs tells a progress line from other output
 
 
@@ -179,7 +185,7 @@ class Progress:
         every = .1 if sys.stderr.isatty() else 2. if _in_kernel() else 10.
         if now - self.start >= 2. and now - self.shown >= every: self._show()
 
-# %% ../nbs/00_core.ipynb #cfcc51b7
+# %% ../nbs/00_core.ipynb #7d745668
 def progress_line(
     p: Progress,            # the progress to show
     last: bool = False,     # the final state
@@ -193,7 +199,7 @@ def progress_line(
     numbers = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in p.numbers.items())
     return f"{PROGRESS_MARK}{p.label}  {amount}  {when}" + (f"  {numbers}" if numbers else "") + ("  stopped" if failed else "")
 
-
+# %% ../nbs/00_core.ipynb #5deb52e3
 def _show(self, last=False, failed=False):
     self.shown = time.monotonic()
     if self.silent: return

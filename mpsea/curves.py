@@ -76,7 +76,7 @@ def response_curves(
     alt = f"Line chart with error bars over {x}. " + " ".join(said)
     return dressed(fig, title, alt, subtitle, height=150 + 210 * len(metrics) + 24 * len(names), hovermode="x unified", margin_t=70)
 
-
+# %% ../nbs/53_curves.ipynb #1fb6aafa
 def roomy(values, least=.06):
     "A range that does not blow up differences of no meaning; None where they fill it anyway."
     low, high = values.min(), values.max()
@@ -89,7 +89,7 @@ def peak(table, x, name, metric):
     over = "" if pd.isna(best["std"]) else f" ± {best['std']:.3f}"
     return f"{name}, {metric}: highest at {best[x]} ({best['mean']:.3f}{over}), lowest {worst:.3f}."
 
-# %% ../nbs/53_curves.ipynb #1fb6aafa
+# %% ../nbs/53_curves.ipynb #5b9d3e7c
 def panels(
     titles: list,  # one panel each, below one another
 ):
@@ -97,7 +97,7 @@ def panels(
     fig = make_subplots(len(titles), 1, shared_xaxes=True, subplot_titles=[safe(t) for t in titles], vertical_spacing=.24 / max(len(titles), 2))
     return fig.update_annotations(font_size=14, x=0, xanchor="left")
 
-
+# %% ../nbs/53_curves.ipynb #ba7cee81
 def point_at(
     fig: go.Figure,  # with a numeric horizontal axis
     value: float,    # where
@@ -108,7 +108,7 @@ def point_at(
     fig.add_vline(x=value, line=dict(color=GREY, width=1.5, dash="dash"), row=1, col=1, annotation=note, annotation_position="bottom right")
     for row in range(2, sum(1 for _ in fig.select_xaxes()) + 1): fig.add_vline(x=value, line=dict(color=GREY, width=1.5, dash="dash"), row=row, col=1)
 
-# %% ../nbs/53_curves.ipynb #2b647414
+# %% ../nbs/53_curves.ipynb #7be33fca
 def interaction_heatmap(
     rows: pd.DataFrame,       # one row a run, of one data set and one selection: `x`, `y`, the metric
     x: str,                   # column of the first parameter
@@ -135,7 +135,7 @@ def interaction_heatmap(
     axes = dict(xaxis=dict(title=safe(x), type="category"), yaxis=dict(title=safe(y), type="category"))
     return dressed(go.Figure(heat), title, alt, subtitle, height=190 + 40 * len(grid), **axes)
 
-# %% ../nbs/53_curves.ipynb #93821746
+# %% ../nbs/53_curves.ipynb #86d75b8d
 def difference_dots(
     table: pd.DataFrame,   # row, difference, spread (NaN for one seed), published (NaN where there is none)
     title: str,            # of the figure
@@ -157,7 +157,7 @@ def difference_dots(
     alt = f"Dot chart of differences in {label} to the full model. {'; '.join(said)}."
     return dressed(fig, title, alt, subtitle, height=170 + 34 * len(shown), yaxis_autorange="reversed", xaxis_title=f"difference in {label} to the full model")
 
-# %% ../nbs/53_curves.ipynb #2cba4ea3
+# %% ../nbs/53_curves.ipynb #b3eb1ebf
 ITERATION = {"total": "pairs promoted so far", "precision": "share of right ones, of those promoted then", "hits@1": "Hits@1 on the test"}
 WAITING = {"total": "waiting", "precision": "waiting_precision"}
 
@@ -185,7 +185,7 @@ def promotion_curves(
     fig.update_yaxes(rangemode="tozero")
     return dressed(fig, title, "Line chart over the epochs. " + " ".join(said), subtitle, height=720 + 24 * len(names), hovermode="x unified", margin_t=70)
 
-# %% ../nbs/53_curves.ipynb #c77e6940
+# %% ../nbs/53_curves.ipynb #9a3d85be
 def search_dots(
     table: pd.DataFrame,   # of `search.search_table`: trial, validation MRR, ...
     title: str = "Search", # of the figure

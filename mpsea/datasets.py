@@ -42,7 +42,7 @@ class Dataset:
     files: dict = field(default_factory=dict)   # path in its folder → git blob id as published
     url: str = ""                          # what the paths are appended to; empty: no download
 
-
+# %% ../nbs/05_datasets.ipynb #053743d1
 def git_blob_id(
     path,  # a file
 ) -> str:
@@ -52,7 +52,7 @@ def git_blob_id(
         while block := f.read(1 << 20): h.update(block)
     return h.hexdigest()
 
-# %% ../nbs/05_datasets.ipynb #751e79fa
+# %% ../nbs/05_datasets.ipynb #ae5ecf24
 MMKB_COMMIT = "dc1c89cac110ddbb9944d6ed5ab2b3c2339d320c"
 MMKB_URL = f"https://raw.githubusercontent.com/mniepert/mmkb/{MMKB_COMMIT}/"
 _FB15K = {"FB15K/FB15K_EntityTriples.txt": "65bbf8d6433e3bf0d00a981fb118b0ea03b954ae",
@@ -73,7 +73,7 @@ _LIU = "Liu et al., MMKG: Multi-Modal Knowledge Graphs, ESWC 2019"
 _SUN = """Sun, Hu and Li, Cross-Lingual Entity Alignment via Joint Attribute-Preserving Embedding, ISWC 2017; in the layout of
 Lin et al., Multi-modal Contrastive Representation Learning for Entity Alignment, COLING 2022""".replace("\n", " ")
 
-# %% ../nbs/05_datasets.ipynb #ae5ecf24
+# %% ../nbs/05_datasets.ipynb #8b4a931b
 def _world():
     from mpsea.world import world     # brings the image backbone: only when asked for
     return world()
@@ -83,7 +83,7 @@ def _synth():
     from mpsea.synth import SynthSpec, synthesise
     return synthesise(SynthSpec())
 
-
+# %% ../nbs/05_datasets.ipynb #73e7add7
 def _mmkb(name, title, target, files):
     return Dataset(name, title, f"FB15K and {target} of MMKB: films, people, places", "BSD-3-Clause", _LIU,
                    partial(read_mmkb, source="FB15K", target=target), ("mmkb",), f"{target}/{target}_SameAsLink.txt", files, MMKB_URL)
@@ -99,13 +99,13 @@ DATASETS = {d.name: d for d in (
             partial(read_ids, name="DBP15K zh-en"), ("dbp15k/zh_en", "DBP15K/zh_en", "zh_en"), "ill_ent_ids", _ZH_EN),
 )}
 
-# %% ../nbs/05_datasets.ipynb #5944ff8a
+# %% ../nbs/05_datasets.ipynb #533a618f
 def cache_dir() -> Path:
     "Where downloads and parsed pairs are kept; safe to delete."
     from platformdirs import user_cache_dir
     return Path(os.environ.get("MPSEA_CACHE") or user_cache_dir("mpsea"))
 
-
+# %% ../nbs/05_datasets.ipynb #14f4cc52
 def locate(
     dataset: Dataset,  # one that needs files
     data_dir="",       # look here and nowhere else
@@ -120,7 +120,7 @@ def locate(
     raise DataError(f"{dataset.name}: no {dataset.marker} in {', '.join(map(str, roots))}",
                     remedy=f"{get} set data_dir or MPSEA_DATA to the folder that holds it")
 
-# %% ../nbs/05_datasets.ipynb #14f4cc52
+# %% ../nbs/05_datasets.ipynb #30259ced
 def pairs_in(
     folder,  # any folder
 ) -> dict:   # name → function of `progress` that reads the pair
@@ -132,7 +132,7 @@ def pairs_in(
     targets = {g for g in graphs if find_file(folder/g/f"{g}_SameAsLink.txt", False)}
     return {f"{s}-{t}": partial(read_mmkb, folder, s, t) for s in sorted(graphs - targets) for t in sorted(targets)}
 
-
+# %% ../nbs/05_datasets.ipynb #cb8b7634
 def sources(
     folder,  # of a data set
 ) -> list:
@@ -145,7 +145,7 @@ def sources(
 RAW = ("*ent_ids*", "rel_ids*", "triples_*", "training_attrs_*", "*_id_img_feature_dict.pkl*", "*/*_EntityTriples.txt*",
        "*/*_NumericalTriples.txt*", "*/*_ImageIndex.txt*", "*/*_SameAsLink.txt*", "*/*_ImageData.h5")
 
-# %% ../nbs/05_datasets.ipynb #30259ced
+# %% ../nbs/05_datasets.ipynb #37da2b87
 def save_pair(
     pair: KGPair,  # the pair
     path,          # an npz file, written atomically
@@ -161,7 +161,7 @@ def save_pair(
     arrays["meta"] = np.frombuffer(json.dumps(meta, ensure_ascii=False).encode(), np.uint8)
     with atomic_path(path) as p, open(p, "wb") as f: np.savez(f, **arrays)
 
-
+# %% ../nbs/05_datasets.ipynb #463522b1
 def load_pair(
     path,  # written by `save_pair`
 ) -> KGPair:
@@ -182,7 +182,7 @@ def _side_arrays(arrays, side):
         if f"{side}.{part}.entity" in arrays: out[part] = kind(**{f.name: arrays[f"{side}.{part}.{f.name}"] for f in fields(kind)})
     return out
 
-# %% ../nbs/05_datasets.ipynb #a0aa2584
+# %% ../nbs/05_datasets.ipynb #c84aae5b
 def content_hash(
     files,  # paths
     root,   # their common folder: names are taken relative to it
@@ -196,7 +196,7 @@ def content_hash(
             while block := file.read(1 << 22): h.update(block)
     return h.hexdigest()
 
-
+# %% ../nbs/05_datasets.ipynb #534b7dce
 def _cached(name, folder, read):
     "`read()`, or what it returned the last time the files were the same."
     path = cache_dir()/"pairs"/f"{name}-{content_hash(sources(folder), folder)[:20]}.npz"
@@ -208,7 +208,7 @@ def _cached(name, folder, read):
     except OSError as e: warnings.warn(f"the parsed pair is not cached: {e}", stacklevel=3)
     return pair
 
-# %% ../nbs/05_datasets.ipynb #df81d447
+# %% ../nbs/05_datasets.ipynb #c1bb8021
 def load(
     dataset: str,     # a name of `DATASETS`, or a folder in a known layout
     data_dir="",      # where the data set's files are; see `locate`
@@ -224,7 +224,7 @@ def load(
     else: folder, read, name = *_only_pair(dataset), Path(dataset).name
     return _cached(name, folder, partial(read, progress=progress)) if cache and not is_pair(folder) else read(progress=progress)
 
-
+# %% ../nbs/05_datasets.ipynb #4ce00073
 def _only_pair(dataset):
     "Folder and reader of the one pair in a folder."
     folder = Path(dataset).expanduser()
@@ -238,7 +238,7 @@ def _only_pair(dataset):
     raise DataError("no known layout: neither manifest.json, nor ent_ids_1, nor NAME/NAME_EntityTriples.txt with NAME/NAME_SameAsLink.txt", file=folder,
                     remedy="check the folder; graphs of your own become one by `mpsea import`")
 
-# %% ../nbs/05_datasets.ipynb #534b7dce
+# %% ../nbs/05_datasets.ipynb #f9ae01b2
 def download(
     name: str,      # a name of `DATASETS`
     data_dir="",    # folder to put the files into; the cache when left out
@@ -254,7 +254,7 @@ def download(
     download_files(dataset.files, dataset.url, folder, progress)
     return folder
 
-
+# %% ../nbs/05_datasets.ipynb #2dc909ce
 def download_files(
     files: dict,    # path → git blob id
     url: str,       # what the paths are appended to
@@ -271,7 +271,7 @@ def download_files(
                 raise DataError("differs from the published file", file=target, remedy="move it away to download the published one")
             p.advance()
 
-# %% ../nbs/05_datasets.ipynb #bd404e4f
+# %% ../nbs/05_datasets.ipynb #d38456ca
 def _download(url, path, folder, blob):
     "One file, by pooch, verified before it takes its place."
     import pooch
@@ -288,7 +288,7 @@ def _download(url, path, folder, blob):
         raise DataError(f"cannot be downloaded ({e})", file=url + path,
                         remedy=f"check the connection, or put the file into {(folder/path).parent} by hand") from None
 
-# %% ../nbs/05_datasets.ipynb #f9ae01b2
+# %% ../nbs/05_datasets.ipynb #d97f26f2
 def check(
     path,           # a data set's folder, or one that holds some
     progress=True,  # show progress when it takes long
@@ -308,13 +308,13 @@ def check(
         rows += [_pair_row(folder, name, read, progress) for name, read in pairs_in(folder).items()]
     return pd.DataFrame(rows, columns=["folder", "file", "bytes", "state"])
 
-
+# %% ../nbs/05_datasets.ipynb #bbe66cf6
 def _published_at(folder):
     "Blob ids of the data sets in a folder. Numbered files all look alike: there, the folder's name has to be the data set's."
     here = [d for d in DATASETS.values() if d.marker and find_file(folder/d.marker, False)]
     return {f: blob for d in here for f, blob in d.files.items() if "/" in f or folder.resolve().name == Path(d.places[0]).name}
 
-# %% ../nbs/05_datasets.ipynb #2dc909ce
+# %% ../nbs/05_datasets.ipynb #364bddc9
 def _file_row(folder, file, blob):
     found = find_file(folder/file, required=False)
     if not found: state = "missing"
@@ -323,7 +323,7 @@ def _file_row(folder, file, blob):
     else: state = "as in the registry" if git_blob_id(found) == blob else "differs from the registry"
     return str(folder), file, found.stat().st_size if found else 0, state
 
-
+# %% ../nbs/05_datasets.ipynb #17b23b2e
 def _own_row(folder, file, said):
     "A file of a folder of our own, compared with the manifest. Its name was in a file, so it is looked for nowhere else."
     path = (folder/file).resolve()

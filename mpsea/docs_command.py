@@ -18,7 +18,7 @@ def docs(
     if not args.no_build: print(build_site(out, strict=True))
     if not args.no_serve: serve_site(out, args.port)
 
-
+# %% ../nbs/82_docs_command.ipynb #cad42aef
 def add(
     commands,  # what add_subparsers gives
 ):

@@ -72,7 +72,7 @@ def page_name(
     folder, name = posixpath.split(path)
     return posixpath.join(folder, NUMBERED.sub("", name.lower())) if name.endswith(".ipynb") else path
 
-
+# %% ../nbs/81_docsite.ipynb #2c35f701
 def rename_links(
     text: str,              # Markdown, or the YAML of the navigation
     before: str = r"\]\(",  # what stands before a link; in Markdown `](`
@@ -80,7 +80,7 @@ def rename_links(
     "The text with links to notebooks renamed."
     return re.sub(rf"({before})((?:[\w.-]+/)*[\w-]+\.ipynb)(?![\w.])", lambda m: m[1] + page_name(m[2]), text)
 
-# %% ../nbs/81_docsite.ipynb #606f0b7b
+# %% ../nbs/81_docsite.ipynb #186f0cb0
 def stage(
     processed,  # the folder that `process_notebooks` returned
     folder,     # where to put the copy; replaced
@@ -99,7 +99,7 @@ def stage(
         path.write_text(rename_links(path.read_text("utf-8"), r"- |href: |\[|, "), "utf-8")
     return folder
 
-
+# %% ../nbs/81_docsite.ipynb #578c941d
 def rename_in(
     nb: dict,  # a processed notebook
 ):
@@ -112,7 +112,7 @@ def rename_in(
         if cell["cell_type"] == "markdown": cell["source"] = rename_links(source)
     return nb
 
-# %% ../nbs/81_docsite.ipynb #9c5a82d7
+# %% ../nbs/81_docsite.ipynb #46892398
 FORMULA = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
 CDN = re.compile(r'\s*<(?:script|link)\b[^>]*(?:src|href)="https?://cdn\.[^"]*"[^>]*>(?:</script>)?')
 
@@ -132,7 +132,7 @@ def with_mathml(
             return f"<code>{m[2]}</code>"
     return CDN.sub("", FORMULA.sub(convert, page))
 
-# %% ../nbs/81_docsite.ipynb #46892398
+# %% ../nbs/81_docsite.ipynb #29199cd8
 def render_smalldocs(
     processed,  # the folder that `process_notebooks` returned
 ):
@@ -156,7 +156,7 @@ def render_smalldocs(
         warnings += [f"{path.relative_to(site.out)}: {w}" for w in found]
     return Path(site.out), warnings
 
-# %% ../nbs/81_docsite.ipynb #29199cd8
+# %% ../nbs/81_docsite.ipynb #3ceb3c52
 def render_quarto(
     processed,  # the folder that `process_notebooks` returned
 ):
@@ -167,7 +167,7 @@ def render_quarto(
     if done.returncode: raise SiteError("quarto failed:\n" + "\n".join(lines[-12:]))
     return Path(processed)/"_docs", [w for w in lines if "WARN" in w]
 
-# %% ../nbs/81_docsite.ipynb #3ceb3c52
+# %% ../nbs/81_docsite.ipynb #d11782ad
 ELSEWHERE = re.compile(r"""@import\s+(?:url\(\s*["']?https?://[^)]*\)|["']https?://[^"']*["'])[^;]*;""")
 
 
@@ -183,7 +183,7 @@ def keep_local(
             changed.append(path.name)
     return changed
 
-# %% ../nbs/81_docsite.ipynb #e50a2c24
+# %% ../nbs/81_docsite.ipynb #82364c42
 @dataclass(frozen=True)
 class BuiltSite:
     "Where a site is, what built it, and what there is to mend."
@@ -193,7 +193,7 @@ class BuiltSite:
     warnings: list = field(default_factory=list)  # broken links and the like
     def __repr__(self): return f"BuiltSite({self.pages} pages by {self.engine} in {self.path}, {len(self.warnings)} warnings)"
 
-
+# %% ../nbs/81_docsite.ipynb #2998b59e
 def install_site(
     built,  # a finished site
     out,    # where it should be
@@ -206,7 +206,7 @@ def install_site(
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(str(built), str(out))
 
-# %% ../nbs/81_docsite.ipynb #82364c42
+# %% ../nbs/81_docsite.ipynb #62f73c4b
 def pick_engine(
     engine: str,  # "auto", "quarto" or "smalldocs"
 ):
@@ -217,7 +217,7 @@ def pick_engine(
     if engine == "quarto" and not found: raise SiteError("quarto is not on PATH", remedy="install Quarto, or use engine=smalldocs")
     return "quarto" if found and engine != "smalldocs" else "smalldocs"
 
-# %% ../nbs/81_docsite.ipynb #2960c639
+# %% ../nbs/81_docsite.ipynb #d9db9ac0
 def build_site(
     out=None,              # where the site goes; by default `_docs` in the checkout
     engine: str = "auto",  # "quarto", "smalldocs", or whichever is there
@@ -236,12 +236,12 @@ def build_site(
     install_site(built, out)
     return BuiltSite(out, engine, sum(1 for _ in out.rglob("*.html")), warnings)
 
-# %% ../nbs/81_docsite.ipynb #25e8556b
+# %% ../nbs/81_docsite.ipynb #081aae69
 class QuietHandler(SimpleHTTPRequestHandler):
     "Serves files and keeps no log of it."
     def log_message(self, *_): pass
 
-
+# %% ../nbs/81_docsite.ipynb #6abf7186
 def serve_site(
     path=None,           # folder of the site; by default `_docs` in the checkout
     port: int = 4200,    # 0 takes any free port
@@ -260,7 +260,7 @@ def serve_site(
     except KeyboardInterrupt: pass
     finally: server.server_close()
 
-# %% ../nbs/81_docsite.ipynb #081aae69
+# %% ../nbs/81_docsite.ipynb #4217a1d4
 def main(
     serve: bool = False,  # serve the site when it is built
     root=None,            # the checkout
@@ -272,7 +272,7 @@ def main(
         if serve: serve_site(site.path)
     except SiteError as e: sys.exit(f"error: {e}")
 
-# %% ../nbs/81_docsite.ipynb #6aadfc4c
+# %% ../nbs/81_docsite.ipynb #5a931c85
 LINK = re.compile(r"(\]\(|(?:src|href)=\")([^)\"\s]+)")
 
 
@@ -287,7 +287,7 @@ def repo_link(
     target = Path(os.path.realpath(Path(folder)/path))
     return os.path.relpath(target, os.path.realpath(root)).replace(os.sep, "/") + mark + rest
 
-# %% ../nbs/81_docsite.ipynb #5f3610cf
+# %% ../nbs/81_docsite.ipynb #7e2a4c41
 def cell_markdown(
     cell: dict,  # a notebook cell
 ):
@@ -299,7 +299,7 @@ def cell_markdown(
     shown = re.sub(r"(?m)^#\|.*\n?", "", source) if not re.search(r"#\|\s*echo:\s*false", source) else ""
     return "\n\n".join(filter(None, [shown and f"```python\n{shown}\n```", *map(output_markdown, cell.get("outputs") or [])]))
 
-
+# %% ../nbs/81_docsite.ipynb #3ba9a209
 def output_markdown(
     output: dict,  # an output of a cell
 ):
@@ -310,7 +310,7 @@ def output_markdown(
     text = "".join(text).rstrip()
     return f"```text\n{text}\n```" if text else ""
 
-# %% ../nbs/81_docsite.ipynb #5a931c85
+# %% ../nbs/81_docsite.ipynb #49ca4e51
 README_NOTE = "<!-- Written by mpsea.docsite.make_readme from nbs/index.ipynb: edit that. -->"
 
 
@@ -325,7 +325,7 @@ def readme_text(
     linked = [p if i % 2 else LINK.sub(lambda m: m[1] + repo_link(m[2], path.parent, root), p) for i, p in enumerate(parts)]
     return f"{README_NOTE}\n\n" + "".join(linked) + "\n"
 
-
+# %% ../nbs/81_docsite.ipynb #16e51f52
 def make_readme(
     root=None,  # the checkout; by default the one this package is run from
 ):

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['ID_FIELDS', 'MAX_DEPTH', 'Lexical', 'parse_document', 'id_of', 'document_statements', 'json_statements']
 
-# %% ../nbs/05_documents.ipynb #7f8c501b
+# %% ../nbs/05_documents.ipynb #3e2a5ebb
 import json
 
 from .bounded import Problems, line_blocks
 from .literals import QUOTED, STRING, XSD
 from .mapping import FileOptions
 
-# %% ../nbs/05_documents.ipynb #c6f70cda
+# %% ../nbs/05_documents.ipynb #a93eb3fd
 ID_FIELDS = ("@id", "id", "_id", "iri", "uri")
 MAX_DEPTH = 32
 
@@ -30,7 +30,7 @@ def parse_document(
     if not isinstance(found, dict): raise ValueError(f"expected an object, found {type(found).__name__}")
     return found
 
-# %% ../nbs/05_documents.ipynb #39947ff7
+# %% ../nbs/05_documents.ipynb #eebf0267
 def id_of(
     document: dict,       # a JSON object
     fields=ID_FIELDS,     # where the id may be
@@ -58,7 +58,7 @@ def document_statements(
         for item in value if isinstance(value, list) else [value]:
             yield from _field(line, subject, prefix + ("type" if field == "@type" else field), item, own, depth)
 
-
+# %% ../nbs/05_documents.ipynb #c4614a4a
 def _field(line, subject, name, item, own, depth):
     if item is None or item == "": return
     if isinstance(item, bool): yield line, subject, name, "true" if item else "false", XSD + "boolean"
@@ -81,7 +81,7 @@ def _stated(item):
     kind = str(item.get("@type") or (XSD + "decimal" if isinstance(item["@value"], Lexical) else STRING))
     return XSD + kind[4:] if kind.startswith("xsd:") else kind
 
-# %% ../nbs/05_documents.ipynb #1be205b3
+# %% ../nbs/05_documents.ipynb #9bea5949
 def json_statements(
     path,                              # JSON Lines, plain or packed
     options: FileOptions = FileOptions("jsonl"),  # `columns` may name the field that is the id
@@ -100,7 +100,7 @@ def json_statements(
                 remedy = "write one document a line (jq -c '.[]')" if text.lstrip()[:1] == "[" or text.strip() == "{" else "correct the line"
                 problems(f"not a document ({str(e)[:200]})", path, line, remedy)
 
-
+# %% ../nbs/05_documents.ipynb #1d06357b
 def _line_statements(line, text, fields):
     document = parse_document(text)
     subject, own = id_of(document, fields)

@@ -47,7 +47,7 @@ def shuffled(
     "The keys in an order that only the salt decides, the same on every machine."
     return sorted(keys, key=lambda k: hashlib.sha256("/".join((name, *k)).encode()).digest())
 
-
+# %% ../nbs/04_draft.ipynb #d0987f8f
 def identifiers(
     draft: Draft,  # the draft
 ) -> dict:         # (kind, code) -> "publisher:kind/number"
@@ -59,12 +59,12 @@ def identifiers(
         out[key] = f"{publisher}:{key[0]}/{counts[key[0]] if number is None else number}"
     return out
 
-# %% ../nbs/04_draft.ipynb #5a25adc1
+# %% ../nbs/04_draft.ipynb #5e080839
 def _table(rows, *names):
     "Rows of (entity, name, ...) with names replaced by ids; sorted, so that no set's order gets through."
     return np.array(sorted(tuple(n[x] for n, x in zip(names, row)) for row in rows), np.int32).reshape(-1, len(names))
 
-
+# %% ../nbs/04_draft.ipynb #3654d981
 def finish(
     draft: Draft,      # the draft
     pictured=(),       # (kind, code) of those with a picture

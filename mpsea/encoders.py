@@ -31,7 +31,7 @@ class Adjacency:
     def matrix(self, weight): return csr(self.crow, self.col, weight, self.shape)
     def transposed(self, weight): return csr(self.crow_t, self.col_t, weight[self.order_t], self.shape[::-1])
 
-
+# %% ../nbs/10_encoders.ipynb #81ea9c8b
 def csr(
     crow: Tensor,    # [R + 1]
     col: Tensor,     # [E]
@@ -41,7 +41,7 @@ def csr(
     "A torch CSR matrix, without torch's checks of what was checked when the graph was built."
     return torch.sparse_csr_tensor(crow, col, weight, shape, check_invariants=False)
 
-# %% ../nbs/10_encoders.ipynb #81ea9c8b
+# %% ../nbs/10_encoders.ipynb #e2287f93
 def adjacency(
     row: Tensor,   # [E] destination of each edge, ascending
     col: Tensor,   # [E] neighbour
@@ -64,7 +64,7 @@ def edges_of(
     first = torch.repeat_interleave(start - F.pad(count.cumsum(0), (1, 0))[:-1], count)
     return row, torch.arange(len(row), device=rows.device) + first
 
-
+# %% ../nbs/10_encoders.ipynb #fe9ce725
 def select_rows(
     graph: Adjacency,  # the whole graph
     rows: Tensor,      # [B] entities
@@ -82,7 +82,7 @@ def drop_edges(
     keep = (torch.rand(len(graph.row), device=graph.row.device) >= share) | (graph.row == graph.col)
     return adjacency(graph.row[keep], graph.col[keep].long(), graph.shape)
 
-# %% ../nbs/10_encoders.ipynb #3b67a627
+# %% ../nbs/10_encoders.ipynb #9bab74ee
 class EdgeProduct(torch.autograd.Function):
     "`A(weight) @ x`, with gradients for both and no N x N or E x d array."
     @staticmethod
@@ -100,7 +100,7 @@ class EdgeProduct(torch.autograd.Function):
         to_x = ctx.graph.transposed(weight) @ grad if ctx.needs_input_grad[1] else None
         return to_weight, to_x, None
 
-
+# %% ../nbs/10_encoders.ipynb #2274068f
 class EdgeScore(torch.autograd.Function):
     "`<q_i, k_j>` for every edge i → j: the sampled product itself, differentiable."
     @staticmethod
@@ -132,7 +132,7 @@ def sampled(
     pattern = graph.matrix(torch.zeros(len(graph.col), device=left.device, dtype=left.dtype))
     return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.).values()
 
-# %% ../nbs/10_encoders.ipynb #8c7d622a
+# %% ../nbs/10_encoders.ipynb #24213569
 class GraphAttention(nn.Module):
     "One layer: [N, d] → [R, d] for the R rows of the adjacency (Eq. 1)."
     def __init__(self,
@@ -161,7 +161,7 @@ class GraphAttention(nn.Module):
         out = sum(self.message(EdgeProduct.apply(kept[:, i].contiguous(), h, graph), i) for i in range(self.heads)) / self.heads
         return (out, alpha) if return_attention else out                              # [R, d]
 
-# %% ../nbs/10_encoders.ipynb #e7e29605
+# %% ../nbs/10_encoders.ipynb #3777e1c4
 def edge_attention(self, h, graph, rows=None):
     "The attention of each entity to its neighbours, [E, H]; sums to one over the edges of a row."
     if self.kind == "diag": to_self, to_neighbour = (self.w_neighbour * self.omega[:, i] for i in (0, 1))           # [H, d]
@@ -174,7 +174,7 @@ def edge_attention(self, h, graph, rows=None):
     e = F.leaky_relu(own.index_select(0, graph.row) + neighbour.index_select(0, graph.col), .2)
     return softmax(-e if self.kind == "diag" else e, graph.row, num_nodes=graph.shape[0])
 
-
+# %% ../nbs/10_encoders.ipynb #e0252619
 def edge_message(self, summed, head):
     "W_j of one head, after the sum over neighbours."
     w = self.w_neighbour[head]
@@ -183,7 +183,7 @@ def edge_message(self, summed, head):
 
 GraphAttention.attention, GraphAttention.message = edge_attention, edge_message
 
-# %% ../nbs/10_encoders.ipynb #dc767ca8
+# %% ../nbs/10_encoders.ipynb #07f5ba94
 class Elu(torch.autograd.Function):
     "ELU by `exp`; its gradient is read off the output."
     @staticmethod
@@ -195,7 +195,7 @@ class Elu(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad): return grad * ctx.saved_tensors[0].clamp(max=0).add_(1)
 
-# %% ../nbs/10_encoders.ipynb #6b7d8836
+# %% ../nbs/10_encoders.ipynb #3bca2856
 class GraphEncoder(nn.Module):
     "Entity table and graph attention layers: entity ids [B] → x^g [B, d]."
     def __init__(self,
@@ -233,7 +233,7 @@ class GraphEncoder(nn.Module):
     def remember(self): self.known = self.hidden(self.graph)      # for many batches with the same weights
     def forget(self): self.known = None
 
-# %% ../nbs/10_encoders.ipynb #c55698cb
+# %% ../nbs/10_encoders.ipynb #5bf47bd4
 def tie(
     self,
     pairs: Tensor,  # [k, 2] joint ids: the second shares the row of the first
@@ -246,7 +246,7 @@ def tie(
 
 GraphEncoder.tie = tie
 
-# %% ../nbs/10_encoders.ipynb #67793eab
+# %% ../nbs/10_encoders.ipynb #d35858bc
 class FeatureEncoder(nn.Module):
     "A linear layer over rows of a fixed feature matrix: ids [B] → [B, d] (Eq. 2, 3)."
     def __init__(self,
@@ -260,7 +260,7 @@ class FeatureEncoder(nn.Module):
 
     def forward(self, ids): return self.project(F.dropout(self.features[ids], self.dropout, self.training))
 
-# %% ../nbs/10_encoders.ipynb #de16e7ea
+# %% ../nbs/10_encoders.ipynb #a5ac6d39
 def expand(
     value: Tensor,    # [V] normalised values
     kind: str,        # dnef, rbf or fourier
@@ -274,7 +274,7 @@ def expand(
     angles = value[:, None] * (2. ** torch.arange(width // 2, device=value.device) / 4)
     return torch.cat([angles.sin(), angles.cos()], 1)
 
-# %% ../nbs/10_encoders.ipynb #3dc46af9
+# %% ../nbs/10_encoders.ipynb #e8f97792
 class NumberEncoder(nn.Module):
     "Values of an entity → x^n [B, d] (Eq. 4): scale and shift per key, feed-forward, mean."
     def __init__(self,
@@ -301,7 +301,7 @@ class NumberEncoder(nn.Module):
         count = torch.bincount(at, minlength=len(ids))[:, None]
         return torch.where(count > 0, total / count.clamp(min=1), self.none)          # [B, d]
 
-# %% ../nbs/10_encoders.ipynb #e8f97792
+# %% ../nbs/10_encoders.ipynb #3f20e61e
 class AlignedEncoder(nn.Module):
     "Value vectors through a linear layer that begins as a rotation: ids [B] → x^n [B, d]."
     def __init__(self,

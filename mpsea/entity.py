@@ -25,7 +25,7 @@ def folded(
     plain = unicodedata.normalize("NFKD", str(text).casefold())
     return "".join(c for c in plain if not unicodedata.combining(c))
 
-
+# %% ../nbs/58_entity.ipynb #79df44d0
 class Search:
     "Type-ahead over the names and identifiers of both graphs."
     def __init__(self,
@@ -45,7 +45,7 @@ class Search:
         rank = lambda i: (not self.names[i].startswith(wanted), f" {wanted}" not in self.texts[i], len(self.names[i]), i)
         return heapq.nsmallest(most, (i for i, t in enumerate(self.texts) if wanted in t), key=rank)
 
-# %% ../nbs/58_entity.ipynb #965f3dc1
+# %% ../nbs/58_entity.ipynb #995691ba
 def side_of(run, entity): return (run.pair.source, entity) if entity < run.num_source else (run.pair.target, entity - run.num_source)
 
 
@@ -69,7 +69,7 @@ def neighbours_of(
     table = [(other + entity - local, ", ".join(dict.fromkeys(words for _, words in facts)), facts[0][0]) for other, facts in found.items()]
     return pd.DataFrame(table, columns=["entity", "relation", "count"]).sort_values(["count", "entity"], ignore_index=True)
 
-
+# %% ../nbs/58_entity.ipynb #001bb555
 def side_by_side(
     run,              # Explored
     entity,           # joint id
@@ -91,7 +91,7 @@ def side_by_side(
         out.append(shown.assign(name=run.names[order] if order else [], joined=[p[2] for p in pairs] + [""] * (len(order) - len(mine))))
     return *out, (len(left) - len(out[0]), len(right) - len(out[1]))
 
-# %% ../nbs/58_entity.ipynb #001bb555
+# %% ../nbs/58_entity.ipynb #6f81c700
 def value_text(
     value: float,   # as stored
     kind: int,      # Kind
@@ -108,7 +108,7 @@ def key_name(
     name = display_name(key)
     return name.rsplit(".", 1)[-1] if name.count(".") > 1 else name
 
-
+# %% ../nbs/58_entity.ipynb #c42a8aa2
 def facts_of(
     run,             # Explored
     entity,          # joint id
@@ -124,7 +124,7 @@ def facts_of(
     return {"heading": heading or kg.name, "name": run.names[entity], "identifier": kg.entities[local], "picture": pictures(entity) if pictures else None,
             "numbers": numbers, "attributes": [key_name(a) for a in attributes if a not in keys]}
 
-# %% ../nbs/58_entity.ipynb #6f81c700
+# %% ../nbs/58_entity.ipynb #76a1e13f
 def flag_reader(
     run,   # Explored
 ):
@@ -140,7 +140,7 @@ def flag_reader(
         paths.update({first + ids[code]: path for code, path in found.items()})
     return lambda entity: flag_picture(paths[entity]) if entity in paths else None
 
-
+# %% ../nbs/58_entity.ipynb #b7c76b9c
 def picture_note(
     run,   # Explored
 ):
@@ -150,7 +150,7 @@ def picture_note(
     return f"The pictures are not in the data: {f'{pictured:,} entities are listed as pictured' if pictured else 'no entity is listed as pictured'}" + (
         ", and features of pictures are what the model sees." if run.pair.source.images is not None else ", and there are no features of them.")
 
-# %% ../nbs/58_entity.ipynb #76a1e13f
+# %% ../nbs/58_entity.ipynb #dcbf1bca
 def lead(
     run,      # Explored
     first,    # row of `candidates`
@@ -161,7 +161,7 @@ def lead(
     parts = {m: twice * (first[m] - second[m]) for m in run.shared or ("cosine",)}
     return parts | ({"CSLS": second["radius"] - first["radius"]} if run.settings.csls_k else {})
 
-
+# %% ../nbs/58_entity.ipynb #d7ac4090
 def in_words(
     parts: dict,   # from `lead`
     least=.0005,   # smaller ones are not told
@@ -169,7 +169,7 @@ def in_words(
     "Parts of a lead, largest first."
     return ", ".join(f"{k} {v:+.3f}".replace("-", "−") for k, v in sorted(parts.items(), key=lambda kv: -abs(kv[1])) if abs(v) >= least)
 
-# %% ../nbs/58_entity.ipynb #3afa75b6
+# %% ../nbs/58_entity.ipynb #d0858ea7
 ROLES = {"test": "{name} is linked to {partners}, which the model was not told.", "seed": "{name} is a seed: the model was told that it is {partners}.",
          "valid": "{name} is linked to {partners}; the pair was held out to choose the epoch.", "unlinked": "No link says which entity on the other side is {name}."}
 
@@ -187,7 +187,7 @@ def reasons(
     told.append(f"Where the lead comes from: {in_words(lead(run, first, second)) or 'there is none, the two score alike'}.")
     return told + about_hubs(run, entity, first, second) + about_gaps(run, (entity, first.entity, second.entity)) + about_neighbours(run, entity, first, second) + about_evidence(run, entity)
 
-
+# %% ../nbs/58_entity.ipynb #c468407d
 def rivals(
     run,      # Explored
     entity,   # joint id
@@ -211,7 +211,7 @@ def outcome_of(
     if second.right and not first.right: return f"{one} comes first of {size:,} candidates; the right answer, {two}, is on rank {second['rank']:,.10g}, {gap:.3f} behind."
     return f"{'The right answer' if first.right else 'The best candidate'}, {one}, comes first of {size:,}, {gap:.3f} ahead of {two}."
 
-# %% ../nbs/58_entity.ipynb #dcbf1bca
+# %% ../nbs/58_entity.ipynb #1f014f48
 def about_hubs(run, entity, first, second):
     "Whether one of the two is a hub, and what CSLS made of it."
     if not run.settings.csls_k: return []
@@ -232,7 +232,7 @@ def about_gaps(run, entities):
         if lacks: out.append(f"{place_of(run, e)} has no {' or '.join(lacks)}: what stands in says nothing about it.")
     return out
 
-
+# %% ../nbs/58_entity.ipynb #bc89cdc6
 def about_neighbours(run, entity, first, second):
     "How many neighbours of the entity are known to be neighbours of either."
     known = lambda e: set(neighbours_of(run, int(e)).entity)

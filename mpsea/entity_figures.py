@@ -70,7 +70,7 @@ def add_joints(fig, joined, x, y):
         fig.add_trace(go.Scatter(x=np.stack([-x[at], x[at], gap], 1).ravel(), y=np.stack([y[at], y[at], gap], 1).ravel(), mode="lines", name=label,
                                  line=dict(color=colour, width=3, dash=dash), hoverinfo="skip", showlegend=bool(len(at))))
 
-
+# %% ../nbs/58_entity_figures.ipynb #7236fdf2
 def add_nodes(fig, table, side, x, y, name):
     "The neighbours of one side with names and relations, and the entity in the middle."
     n, colours = len(table), {**{k: c for k, (_, c, _) in JOINED.items()}, "": "white"}
@@ -90,7 +90,7 @@ def said_of_neighbours(left, right, names, more):
     counts = " and ".join(f"{name} with {len(t) + m} neighbours" for name, t, m in zip(names, (left, right), more))
     return f"Two half wheels: {counts}. Linked to each other are {'; '.join(both) or 'none of those shown'}."
 
-# %% ../nbs/58_entity_figures.ipynb #80100251
+# %% ../nbs/58_entity_figures.ipynb #8f6dbf6a
 def score_split(
     table: pd.DataFrame,   # of `Explored.candidates`: label, rank, score, cosine, radius, a column a modality, right
     modalities,            # the columns that add up to the cosine; none where the embedding has no parts
@@ -119,7 +119,7 @@ def score_split(
     return dressed(fig, title, f"Stacked bars of the candidates for {name}: {said}", f"{name}: cosine by modality, and the score in bold",
                    height=190 + 30 * len(table), barmode="relative", bargap=.3, margin_r=76, **axes)
 
-
+# %% ../nbs/58_entity_figures.ipynb #7273813f
 def row_name(r):
     "Rank, name and a tick for the right one, escaped."
     rank = "–" if np.isnan(r.rank) else f"{r.rank:,.0f}" if r.rank == round(r.rank) else f"{r.rank:,.1f}"
@@ -134,7 +134,7 @@ def said_of_scores(table, modalities):
         out.append(f"{r['label']}{' (right)' if r['right'] else ''}, score {r['score']:+.3f}, cosine {r['cosine']:.3f}" + f" ({parts})" * bool(parts))
     return "; ".join(out) + "."
 
-# %% ../nbs/58_entity_figures.ipynb #6a52124a
+# %% ../nbs/58_entity_figures.ipynb #3c17ce31
 def entity_weights(
     weights,          # [M] of the entity
     other,            # [M] of the candidate
@@ -158,7 +158,7 @@ def entity_weights(
     return dressed(fig, "Modality weights", f"Bar chart of the modality weights of {names[0]}: {told}.{lacks}", f"bars: {names[0]}; diamonds: {names[1]}", height=360,
                    yaxis=dict(title="weight", rangemode="tozero"), xaxis=dict(ticks=""))
 
-# %% ../nbs/58_entity_figures.ipynb #70509b9e
+# %% ../nbs/58_entity_figures.ipynb #15a312bf
 CARD = ("flex:1 1 13em;max-width:19em;box-sizing:border-box;padding:.6em .8em;border:1px solid {edge};border-top:4px solid {edge};"
         "border-radius:4px;font-size:14px;line-height:1.4;overflow-wrap:anywhere")
 SMALL = f"color:{SLATE};font-size:13px"
@@ -175,7 +175,7 @@ def picture_tag(
     return (f'<img alt="{html.escape(name, quote=True)}" src="data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}" '
             'style="display:block;height:40px;margin:.4em 0;border:1px solid #c3cad1">')
 
-
+# %% ../nbs/58_entity_figures.ipynb #83e1a790
 def card(
     about: dict,         # heading, name, identifier, picture (PIL image or None), numbers [(key, text)], attributes [name]
     edge: str = GREY,    # colour of the border

@@ -26,7 +26,7 @@ def outcome_of(
     "Right, near miss or far off, [n] of str."
     return np.select([np.asarray(ranks) <= 1, np.asarray(ranks) <= 10], [RIGHT, NEAR], FAR).astype(object)
 
-
+# %% ../nbs/61_error_figures.ipynb #f2896d6c
 def group_counts(
     outcomes: np.ndarray,   # str [n]
     groups: dict,           # name -> bool [n]
@@ -36,7 +36,7 @@ def group_counts(
     rows = [{"group": name, "n": int(g.sum()), **{k: int((outcomes[g] == k).sum()) for k in kinds}} for name, g in groups.items() if g.any()]
     return pd.DataFrame(rows, columns=["group", "n", *kinds])
 
-# %% ../nbs/61_error_figures.ipynb #07cd419a
+# %% ../nbs/61_error_figures.ipynb #aa3e0f7c
 def stacked_bars(
     counts: pd.DataFrame,   # of `group_counts`
     colours: dict,          # outcome -> colour, in the order of the bar
@@ -61,7 +61,7 @@ def stacked_bars(
     return dressed(fig, title, f"Bar chart. {title}, {subtitle}. {said}.", subtitle, height, barmode="stack", margin=dict(r=108, l=8),
                    xaxis=dict(title=axis, range=[0, 1], tickformat=".0%", nticks=5), yaxis_autorange="reversed", bargap=.3)
 
-
+# %% ../nbs/61_error_figures.ipynb #1b9087f7
 def error_bars(
     counts: pd.DataFrame,   # of `group_counts` with OUTCOMES
     by: str,                # what the groups are made of
@@ -71,7 +71,7 @@ def error_bars(
     told = lambda r: f"{1 - r[RIGHT] / r['n']:.0%} wrong<br>of {r['n']:,}"
     return stacked_bars(counts, dict(reversed(OUTCOMES.items())), f"Errors by {by}", how, told, "share of the group")
 
-# %% ../nbs/61_error_figures.ipynb #b48c26db
+# %% ../nbs/61_error_figures.ipynb #a20d14a3
 KEPT, FIXED, BROKEN, LOST = "right in both", "fixed: only B is right", "broken: only A is right", "wrong in both"
 CHANGES = {KEPT: "#d5dbe1", FIXED: SKY, BROKEN: OLIVE, LOST: INK}
 
@@ -84,7 +84,7 @@ def change_of(
     a, b = np.asarray(a) <= 1, np.asarray(b) <= 1
     return np.select([a & b, b, a], [KEPT, FIXED, BROKEN], LOST).astype(object)
 
-
+# %% ../nbs/61_error_figures.ipynb #4d38831e
 def change_bars(
     counts: pd.DataFrame,   # of `group_counts` with CHANGES
     names,                  # of the first and of the second run
@@ -94,7 +94,7 @@ def change_bars(
     told = lambda r: f"+{r[FIXED]:,} −{r[BROKEN]:,}<br>of {r['n']:,}"
     return stacked_bars(counts, CHANGES, "Fixed and broken", f"A: {names[0]}, B: {names[1]}{'; ' * bool(how)}{how}", told, "share of the group")
 
-# %% ../nbs/61_error_figures.ipynb #4d38831e
+# %% ../nbs/61_error_figures.ipynb #4b98ad04
 def table_html(
     rows: pd.DataFrame,   # a few examples; plain text
 ):

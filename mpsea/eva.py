@@ -40,7 +40,7 @@ def cosines(
     a, b = (F.normalize(full_precision(x), dim=1) for x in (a, b))
     return a.bfloat16() @ b.bfloat16().t() if bf16 else a @ b.t()
 
-
+# %% ../nbs/16_eva.ipynb #0cd06acb
 def nca(
     s: Tensor,             # [B, B] cosines, the right pairs on the diagonal
     alpha: float = 15.,    # sharpness
@@ -52,7 +52,7 @@ def nca(
     push = wrong.sum(1, dtype=right.dtype).log1p() + wrong.sum(0, dtype=right.dtype).log1p()
     return (push / alpha - beta * right.relu().log1p()).mean()
 
-# %% ../nbs/16_eva.ipynb #3b9c23e4
+# %% ../nbs/16_eva.ipynb #f53f7f40
 class EVA(Method):
     "EVA: entity ids [B] → `Embeddings`."
     Options = EVAOptions
@@ -68,7 +68,7 @@ class EVA(Method):
         x = stack_tokens([self.encoders[m.value](ids).float() for m in self.modalities])        # [B, M, d]
         return Embeddings(self.modalities, x, x, self.omega.softmax(0).expand(len(ids), -1), None, (), ())
 
-
+# %% ../nbs/16_eva.ipynb #f6515540
 def structure_encoder(
     config,    # Config: dim, input_dropout
     features,  # FeatureSet
@@ -80,7 +80,7 @@ def structure_encoder(
     weight = normalised(graph, edge_weights(features, one, one))
     return GCN(Table(n, hidden), adjacency(graph.row, graph.col, (n, n)), weight, (hidden, hidden, config.dim), dropout=config.input_dropout)
 
-# %% ../nbs/16_eva.ipynb #fd0b91b4
+# %% ../nbs/16_eva.ipynb #7541fe16
 def batch_terms(self, a, b, weights, bf16):
     "The losses of one batch: sources and targets [B, M, d], modality weights [M]."
     o, names = self.options, [m.value for m in self.modalities]
@@ -89,7 +89,7 @@ def batch_terms(self, a, b, weights, bf16):
     share = weights.square() / weights.square().sum()
     return terms | {"joint": nca(sum(w * s.detach() for w, s in zip(share, alike)), o.alpha, o.beta)}
 
-
+# %% ../nbs/16_eva.ipynb #4ae2b254
 def eva_loss(self, pairs, bf16=False):
     "Loss of all seed pairs [k, 2], in batches, and a report of its parts."
     out, count = self(pairs.t().reshape(-1)), -(-len(pairs) // self.config.batch_size)
@@ -100,6 +100,8 @@ def eva_loss(self, pairs, bf16=False):
 
 
 def steps(self, seeds): return 1
+
+
 def lr_factor(self, epoch): return self.options.iterative_lr if epoch >= self.config.epochs else 1.
 
 

@@ -79,7 +79,7 @@ def propose(
     sure = there.mutual & (there.margin >= self.config.evidence_margin)
     return np.stack([rows[sure], columns[there.target[sure]]], 1)
 
-
+# %% ../nbs/33_evidence.ipynb #905b2543
 def grow(
     self,   # Matcher
 ):
@@ -93,7 +93,7 @@ def grow(
 
 Matcher.propose, Matcher.grow = propose, grow
 
-# %% ../nbs/33_evidence.ipynb #dea1e7d4
+# %% ../nbs/33_evidence.ipynb #d04d577a
 MATCHINGS = {"sinkhorn": lambda s, t: sinkhorn(s, temperature=t, iterations=20), "stable": lambda s, t: stable(s), "optimal": lambda s, t: optimal(s)}
 
 
@@ -114,7 +114,7 @@ def asked(
     (rows, i), (columns, j) = (np.unique(test[:, side], return_inverse=True) for side in (0, 1))
     return rows, columns, np.stack([i, j], 1)
 
-
+# %% ../nbs/33_evidence.ipynb #6f0e0e20
 def stages(
     matcher: Matcher,   # fresh
     rounds: int,        # of promotion
@@ -136,7 +136,7 @@ def stages(
             progress.update(len(out), **{"Hits@1": next(r["hits@1"] for r in out[-1]["rows"] if r["direction"] == "mean" and r["csls"])})
     return out
 
-# %% ../nbs/33_evidence.ipynb #f94fcee7
+# %% ../nbs/33_evidence.ipynb #7b9d51f8
 def explain_pair(
     matcher: Matcher,   # with evidence
     i: int,             # source entity

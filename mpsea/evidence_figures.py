@@ -31,7 +31,7 @@ def stage_table(
             rows.append({"stage": what, "uses": "one-to-one" + ", own pairs" * s["iterative"], "hits@1": r["hits@1"], "mrr": r.get("mrr")})
     return pd.DataFrame(rows, columns=["stage", "uses", "anchors", "precision of promoted", "hits@1", "mrr", "seconds"])
 
-
+# %% ../nbs/55_evidence_figures.ipynb #5bfc2c89
 LOOKS = {"seeds only": INK, "own pairs (iterative)": SKY, "one-to-one": GREY, "one-to-one, own pairs": OLIVE}
 
 
@@ -50,7 +50,7 @@ def stage_bars(
     return dressed(fig, "What each step brings", alt, "Hits@1, mean of both directions, CSLS", height=150 + 30 * len(table),
                    xaxis_range=[0, 1], xaxis_title="Hits@1", yaxis=dict(autorange="reversed", categoryorder="array", categoryarray=[safe(s) for s in table.stage]), barmode="overlay")
 
-# %% ../nbs/55_evidence_figures.ipynb #9f50a555
+# %% ../nbs/55_evidence_figures.ipynb #ab5055a1
 def short(
     name,             # of a key, or of the two of a coordinate
     most: int = 44,   # longest, in characters
@@ -59,7 +59,7 @@ def short(
     parts = str(name).split(" + ")
     return " + ".join(safe(part.rstrip("/").replace("#", "/").split("/")[-1], most // len(parts)) for part in parts)
 
-
+# %% ../nbs/55_evidence_figures.ipynb #2f279dda
 ORDERS = {"most telling first": ("gain", False), "most seeds first": ("seeds", False), "by source key": ("source key", True), "by target key": ("target key", True)}
 
 
@@ -84,7 +84,7 @@ def key_alignment(
     return dressed(fig, "Keys that say the same", alt, height=min(240 + 36 * len(table), 640), margin=dict(l=8, r=8, t=96, b=8),
                    updatemenus=[dict(buttons=buttons, x=1, xanchor="right", y=1.02, yanchor="bottom", bgcolor="white")])
 
-# %% ../nbs/55_evidence_figures.ipynb #39b42a48
+# %% ../nbs/55_evidence_figures.ipynb #5d578668
 MENU = 40
 
 
@@ -105,7 +105,7 @@ def pair_state(
     layout = {"title.subtitle.text": safe(told, 150, 50), "shapes[0].y0": line, "shapes[0].y1": line, "annotations[0].y": line, "annotations[0].text": cost}
     return {"x": [[round(float(x), 5) for x in side] for side in (rule.match, rule.chance)], "y": [words, words], "text": text}, layout
 
-
+# %% ../nbs/55_evidence_figures.ipynb #4bf9f19f
 def key_pair(
     rules: list,    # Rules
     source: list,   # Columns of the source
@@ -134,7 +134,7 @@ def key_pair(
             updatemenus=[menu], bargroupgap=.08, xaxis=axis, yaxis_autorange="reversed")
     return fig.update_layout(layout)
 
-# %% ../nbs/55_evidence_figures.ipynb #66fafbbf
+# %% ../nbs/55_evidence_figures.ipynb #5a47198d
 def key_sentences(
     said: dict,       # from `patterns.explain_keys`
     weighed: float,   # nats after weighing, None if not weighed
@@ -147,7 +147,7 @@ def key_sentences(
     out = [f"keys {names(said['source keys'])}; and {names(said['target keys'])}: {says}, {nats:+.1f}"]
     return out + [f"{key}, but no {partner} in the {lacking}, which {share:.0%} of the seeds with it have" for key, partner, share, lacking in said["missing"][:most]]
 
-# %% ../nbs/55_evidence_figures.ipynb #5a47198d
+# %% ../nbs/55_evidence_figures.ipynb #e3b395f4
 def why(
     said: dict,      # from `explain_pair`
     most: int = 5,   # of the values, and of the neighbours

@@ -33,7 +33,7 @@ def as_iri(
     bare = name[1:-1] if name.startswith("<") and name.endswith(">") else name
     return bare if IRI.fullmatch(bare) else base + quote(name, safe="/~-._")
 
-
+# %% ../nbs/36_exchange.ipynb #fe9553d5
 def from_iri(
     iri: str,    # of a file
     base: str,   # what goes before a name that is no IRI
@@ -41,7 +41,7 @@ def from_iri(
     "The identifier that `as_iri` was given."
     return unquote(iri[len(base):]) if iri.startswith(base) else iri
 
-# %% ../nbs/36_exchange.ipynb #3af528fc
+# %% ../nbs/36_exchange.ipynb #b10029d4
 SAME_AS = "http://www.w3.org/2002/07/owl#sameAs"
 FORMATS = {".sssom.tsv": "SSSOM", ".tsv": "a table", ".parquet": "a table", ".nt": "owl:sameAs in N-Triples"}
 
@@ -69,7 +69,7 @@ def write_pairs(
         else: p.write_text(WRITERS[suffix](pairs, bases, title, licence), encoding="utf-8", newline="")
     return Path(path)
 
-
+# %% ../nbs/36_exchange.ipynb #a782445e
 def cell_text(x):
     "A value on one line of a table: numbers short, true and false in small letters, nothing for what is missing."
     if isinstance(x, (bool, np.bool_)): return "true" if x else "false"
@@ -87,7 +87,7 @@ def triples_text(pairs, bases, *_):
     "One `owl:sameAs` a line."
     return "".join(f"<{as_iri(s, bases['source'])}> <{SAME_AS}> <{as_iri(t, bases['target'])}> .\n" for s, t in zip(pairs.source, pairs.target))
 
-# %% ../nbs/36_exchange.ipynb #72d47465
+# %% ../nbs/36_exchange.ipynb #333a61f9
 KNOWN = {"owl": "http://www.w3.org/2002/07/owl#", "semapv": "https://w3id.org/semapv/vocab/"}
 
 
@@ -104,7 +104,7 @@ def split_iri(iri):
     "Namespace and local name, parted after the last `#`, `/` or `:` that something follows."
     return re.fullmatch(r"(.*[#/:])(.+)", iri).groups()
 
-
+# %% ../nbs/36_exchange.ipynb #de5a7298
 def sssom_text(pairs, bases, title, licence):
     "SSSOM: a commented YAML header and a table."
     iris = {side: [as_iri(x, bases[side]) for x in pairs[side]] for side in ("source", "target")}
@@ -124,7 +124,7 @@ def sssom_text(pairs, bases, title, licence):
 QUOTED = {34: r"\""}
 WRITERS = {".tsv": tsv_text, ".nt": triples_text, ".sssom.tsv": sssom_text}
 
-# %% ../nbs/36_exchange.ipynb #de5a7298
+# %% ../nbs/36_exchange.ipynb #652ae166
 TRIPLE = re.compile(r"\s*<([^<>\s]+)>\s+<([^<>\s]+)>\s+<([^<>\s]+)>\s*\.\s*(#.*)?")
 ALIASES = {"subject_id": "source", "object_id": "target", "subject_label": "source_label", "object_label": "target_label", "similarity_score": "score"}
 
@@ -142,7 +142,7 @@ def read_pairs(
     if not {"source", "target"} <= set(table.columns): raise DataError("has no columns source and target", file=path, line=1, remedy="name them in the first line")
     return table.assign(**{side: [from_iri(str(x), bases[side]) for x in table[side]] for side in ("source", "target")})
 
-
+# %% ../nbs/36_exchange.ipynb #9410afa4
 def read_tsv(path, comment=None):
     "A table with a header line; columns of numbers become numbers."
     table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3, comment=comment, encoding="utf-8").rename(columns=ALIASES)
@@ -181,7 +181,7 @@ def read_tsv_after(path, lines):
     from io import StringIO
     return read_tsv(StringIO("\n".join(path.read_text(encoding="utf-8").splitlines()[lines:]) + "\n"))
 
-# %% ../nbs/36_exchange.ipynb #652ae166
+# %% ../nbs/36_exchange.ipynb #e5fe7851
 def judge(
     pairs: pd.DataFrame,   # proposed: source, target, perhaps score or confidence
     gold: pd.DataFrame,    # right: source, target

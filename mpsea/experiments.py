@@ -55,7 +55,7 @@ def single(kind):
         raise ConfigError(f"{name}={value!r} is of type {type(value).__name__}, not {kind.__name__}")
     return read
 
-
+# %% ../nbs/42_experiments.ipynb #42033cc1
 KINDS = {"names": listed, "integers": lambda k, v: listed(k, v, int), "numbers": lambda k, v: listed(k, v, float), "flag": single(bool),
          "text": single(str), "integer": single(int), "number": single(float), "changes": lambda k, v: changes_of(v),
          "paths": lambda k, v: listed(k, v) if v else ()}
@@ -74,7 +74,7 @@ def check_parameters(
     if asked.data_dir: asked.changes["data_dir"] = asked.data_dir                 # so it reaches every run
     return asked
 
-# %% ../nbs/42_experiments.ipynb #3ab526e4
+# %% ../nbs/42_experiments.ipynb #3b5c73d4
 def is_class(
     method: str,  # as in `method_setting`
 ):
@@ -88,7 +88,7 @@ def method_setting(
     "The parameters that make the method. Raises `ConfigError` for a file that does not exist."
     return {**setting(["base"]), "method": method} if is_class(method) else setting(["base", *method.split("+")])
 
-
+# %% ../nbs/42_experiments.ipynb #86d9701b
 def label_of(
     method: str,  # as in `method_setting`
 ):
@@ -106,7 +106,7 @@ def settings_of(
     if twice := [x for i, x in enumerate(labels) if x in labels[:i]]: raise ConfigError(f"two methods are called {twice[0]!r}", remedy="rename a file")
     return {label: {**method_setting(m), **changes} for label, m in zip(labels, methods)}
 
-# %% ../nbs/42_experiments.ipynb #b0a3a1ce
+# %% ../nbs/42_experiments.ipynb #be4dc035
 def checked_cells(
     cells: list,  # of `Cell`
 ):
@@ -121,7 +121,7 @@ def checked_cells(
         except ConfigError as e: raise ConfigError(f"{cell.label}: {e}") from None
     return cells
 
-
+# %% ../nbs/42_experiments.ipynb #b11c5b43
 def fixed_by(
     changes: dict,  # parameters of all cells
     *names: str,    # parameters that the experiment itself varies
@@ -130,7 +130,7 @@ def fixed_by(
     if both := [n for n in names if n in changes]: raise ConfigError(f"changes: {both[0]!r} is what this experiment varies", remedy="leave it out of changes")
     return changes
 
-# %% ../nbs/42_experiments.ipynb #b11c5b43
+# %% ../nbs/42_experiments.ipynb #039e33a3
 def plan_text(
     cells: list,  # of `Cell`
     out,          # folder of the runs
@@ -149,7 +149,7 @@ def plan_text(
     rows = [f"{label:<{width}}{n:>6,}{found:>7,}{new:>8,}{epochs:>9,}" for label, n, found, new, epochs in [*lines, total]]
     return "\n".join([f"{'':<{width}}{'cells':>6}{'found':>7}{'to run':>8}{'epochs':>9}", *rows])
 
-# %% ../nbs/42_experiments.ipynb #039e33a3
+# %% ../nbs/42_experiments.ipynb #ca952924
 def get_data(
     cells: list,   # of `Cell`
     out,           # folder of the runs
@@ -165,7 +165,7 @@ def get_data(
             except DataError as e: said.append(f"{name}: {e}")
     return said
 
-# %% ../nbs/42_experiments.ipynb #ca952924
+# %% ../nbs/42_experiments.ipynb #1dc3b85d
 def compare_cells(
     methods,                  # as in `method_setting`
     datasets=("fbdb15k",),    # names or folders

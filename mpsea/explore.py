@@ -72,7 +72,7 @@ class RunData:
     @cached_property
     def roles(self): return roles_of(self.pair, self.split)
 
-
+# %% ../nbs/57_explore.ipynb #b7788fe1
 def its_data(
     run,   # RunData
 ):
@@ -83,7 +83,7 @@ def its_data(
     if pair.fingerprint() == known: return pair
     raise RunError(f"was trained on other data than {pair.title}", file=run.folder.path, remedy="give data_dir, or train again with the data that are here")
 
-# %% ../nbs/57_explore.ipynb #b7788fe1
+# %% ../nbs/57_explore.ipynb #9ac55f74
 def labels_of(
     pair,   # KGPair
 ):
@@ -102,7 +102,7 @@ def partners_of(
         found.setdefault(t, []).append(s)
     return found
 
-
+# %% ../nbs/57_explore.ipynb #bbb72fa1
 def names_of(
     run,   # RunData
 ):
@@ -121,7 +121,7 @@ def roles_of(
     for role, links in (("test", split.test), ("valid", split.valid), ("seed", split.seeds)): roles[pair.joint(links).ravel()] = role
     return roles
 
-# %% ../nbs/57_explore.ipynb #667bee26
+# %% ../nbs/57_explore.ipynb #400c9467
 class RunModel(RunData):
     "A run's data and what its model makes of them."
     @cached_property
@@ -154,7 +154,7 @@ class RunModel(RunData):
     @cached_property
     def embedded(self): return embedded(self.model, self.settings.joint, self.pair.num_entities)
 
-# %% ../nbs/57_explore.ipynb #c67681c5
+# %% ../nbs/57_explore.ipynb #82592d6b
 def encoded_anew(
     run,   # RunData
 ):
@@ -162,7 +162,7 @@ def encoded_anew(
     run.run.file("model")                                                      # said before the data are read
     return encoded(run.settings, run.folder, pick_device("cpu"), run.pair)
 
-
+# %% ../nbs/57_explore.ipynb #4dee78d7
 @torch.no_grad()
 def embedded(
     model,              # in evaluation mode
@@ -181,7 +181,7 @@ def embedded(
     sliced = z[0].shape[1] == out.early.shape[1] * out.early.shape[2]
     return {"z": torch.cat(z), "weights": torch.cat(weights).numpy(), "slices": sliced}
 
-# %% ../nbs/57_explore.ipynb #4dee78d7
+# %% ../nbs/57_explore.ipynb #5a7249fd
 @torch.no_grad()
 def attention(
     self,   # RunModel
@@ -196,7 +196,7 @@ def attention(
 
 RunModel.attention = attention
 
-# %% ../nbs/57_explore.ipynb #5a7249fd
+# %% ../nbs/57_explore.ipynb #fc043625
 @dataclass(frozen=True, eq=False)
 class Pool:
     "Entities that compete with each other."
@@ -204,7 +204,7 @@ class Pool:
     member: np.ndarray     # [N] bool: who takes part
     radius: np.ndarray     # [N] float32 CSLS radius; NaN outside
 
-
+# %% ../nbs/57_explore.ipynb #6efe9f48
 def make_pool(
     run,         # RunModel
     name: str,   # "test" or "all"
@@ -223,7 +223,7 @@ def make_pool(
     else: radius[member] = 0.
     return Pool(name, member, radius)
 
-# %% ../nbs/57_explore.ipynb #133ae73a
+# %% ../nbs/57_explore.ipynb #8b7ac38e
 class Explored(RunModel):
     "A finished run, with the competition for each of its entities."
     latest = None, None
@@ -249,7 +249,7 @@ class Explored(RunModel):
         ids, _, score = self.scores(entity)
         return self.scored(entity, ids[np.argsort(-score, kind="stable")[:k]])
 
-# %% ../nbs/57_explore.ipynb #255b5da7
+# %% ../nbs/57_explore.ipynb #db170468
 def scores_of(
     run,      # Explored
     entity,   # joint id
@@ -281,7 +281,7 @@ def scored(
              "radius": self.pool(entity).radius[others].astype(float), **dict(zip(self.shared, share.T)), "right": np.isin(others, self.partners.get(entity, []))}
     return pd.DataFrame(table)
 
-
+# %% ../nbs/57_explore.ipynb #244b0fba
 def rank_of(
     score,    # [m]
     place,    # of the one asked about
@@ -304,7 +304,7 @@ def shares(
 
 Explored.scored, RunModel.shares = scored, shares
 
-# %% ../nbs/57_explore.ipynb #6efe9f48
+# %% ../nbs/57_explore.ipynb #5008c67c
 def ranks_table(
     run,   # Explored
 ):
@@ -317,7 +317,7 @@ def ranks_table(
     found = link_ranks(Cosines(run.z[source], run.z[target]), np.stack([i, j], 1), (run.settings.csls_k,)).values()
     return pd.DataFrame({"source": pairs[:, 0], "target": pairs[:, 1], **dict(zip(("forward", "backward"), found))}).sort_values(["source", "target"], ignore_index=True)
 
-
+# %% ../nbs/57_explore.ipynb #674d1fc0
 def open_run(
     path,         # a run folder, or a committed record of one
     data_dir="",  # folder with the raw files; empty: $MPSEA_DATA, else the download cache

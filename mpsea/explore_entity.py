@@ -41,7 +41,7 @@ def score_figure(
     table = listed(run, entity) if table is None else table
     return score_split(table, run.shared, float(run.pool(entity).radius[entity]), place_of(run, entity))
 
-
+# %% ../nbs/58_explore_entity.ipynb #115d875d
 def neighbourhood_figure(run, entity, candidate):
     "`neighbourhoods` of an entity and a candidate."
     left, right, more = side_by_side(run, entity, candidate)
@@ -73,7 +73,7 @@ def entity_cards(
     facts = [facts_of(run, int(e), head, pictures) | {"right": bool(right)} for e, head, right in zip(table.entity, heads, table.right)]
     return cards([facts_of(run, entity, f"asked about, in {side_of(run, entity)[0].name}", pictures), *facts], picture_note(run))
 
-# %% ../nbs/58_explore_entity.ipynb #32c940cc
+# %% ../nbs/58_explore_entity.ipynb #6063b973
 TABS = ("scores", "neighbourhoods", "weights and attention", "what the data say")
 
 
@@ -107,7 +107,7 @@ class EntityExplorer:
         found = self.find(text)
         if found: self.offer(found)
 
-
+# %% ../nbs/58_explore_entity.ipynb #c8757e9d
 def warm(
     run,   # Explored
 ):
@@ -124,7 +124,7 @@ def first_of(
     missed = run.ranks[run.ranks.forward > 1]
     return int((missed if len(missed) else run.ranks).source.iloc[0])
 
-# %% ../nbs/58_explore_entity.ipynb #c8757e9d
+# %% ../nbs/58_explore_entity.ipynb #766a8e01
 def as_outputs(*figures): return tuple({"output_type": "display_data", "data": {FIGURE: json.loads(f.to_json())}, "metadata": {}} for f in figures)
 
 
@@ -153,7 +153,7 @@ def compare(
     if self.candidate.value != candidate: self.candidate.value = candidate
     self.show(self.tabs.selected_index)
 
-
+# %% ../nbs/58_explore_entity.ipynb #2e5ca706
 def show(
     self,   # EntityExplorer
     tab,    # 0 to 3; None where none is open
@@ -172,7 +172,7 @@ def show(
 
 EntityExplorer.choose, EntityExplorer.compare, EntityExplorer.show = choose, compare, show
 
-# %% ../nbs/58_explore_entity.ipynb #766a8e01
+# %% ../nbs/58_explore_entity.ipynb #26d3aff2
 def explore_entities(
     run,        # Explored
     **start,    # entity of the `EntityExplorer`

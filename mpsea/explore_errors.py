@@ -48,7 +48,7 @@ class Watched:
             yield start, block
             self.progress.advance(len(block))
 
-
+# %% ../nbs/61_explore_errors.ipynb #6ea83273
 def find_nearest(
     run,        # Explored, with its model
     way: str,   # source→target or target→source
@@ -64,7 +64,7 @@ def find_nearest(
     known[way] = Nearest(dict(zip(queries.tolist(), first.tolist())), dict(zip(candidates.tolist(), often.tolist())))
     return known[way]
 
-# %% ../nbs/61_explore_errors.ipynb #9e96c463
+# %% ../nbs/61_explore_errors.ipynb #b2e7504a
 def pair_ranks(
     run,   # Explored
 ):
@@ -77,7 +77,7 @@ def pair_ranks(
         run.__dict__["alone"] = run.ranks.assign(**dict(zip(("forward", "backward"), found)))
     return run.__dict__["alone"], f"CSLS k = {run.settings.csls_k}, the model alone, without evidence"
 
-
+# %% ../nbs/61_explore_errors.ipynb #0c0ece91
 def error_table(
     run,                         # Explored
     way: str = "source→target",  # who asks whom
@@ -92,7 +92,7 @@ def error_table(
     taken = [near.first.get(i, -1) for i in asks.tolist()]
     return table.assign(taken=taken, often=[near.often.get(t, -1) for t in taken])
 
-# %% ../nbs/61_explore_errors.ipynb #d920a4cf
+# %% ../nbs/61_explore_errors.ipynb #d632063c
 HUBS = (0, 6, 11, 21, 41)                            # lower ends of the groups
 
 
@@ -121,7 +121,7 @@ def link_groups(
     several, shared = (table.answers > 1).to_numpy(), (table.sharers > 1).to_numpy()
     return {"one to one": ~several & ~shared, "several right answers": several, "answer shared by several": shared & ~several}
 
-
+# %% ../nbs/61_explore_errors.ipynb #36a1467c
 GROUPINGS = {"degree": "degree", "what is missing": "missing", "hubness of the first choice": "hubs", "links": "links"}
 
 
@@ -137,7 +137,7 @@ def error_groups(
               "hubs": lambda: hub_groups(table.often.to_numpy()), "links": lambda: link_groups(table)}[GROUPINGS[by]]()
     return {name: g for name, g in groups.items() if g.any()}
 
-# %% ../nbs/61_explore_errors.ipynb #d632063c
+# %% ../nbs/61_explore_errors.ipynb #7fc9252a
 def error_chart(
     run,                         # Explored
     by: str,                     # a key of GROUPINGS
@@ -147,7 +147,7 @@ def error_chart(
     table = error_table(run, way)
     return error_bars(group_counts(table.outcome.to_numpy(), error_groups(run, table, by), OUTCOMES), by, f"{way}, {pair_ranks(run)[1]}")
 
-# %% ../nbs/61_explore_errors.ipynb #7fc9252a
+# %% ../nbs/61_explore_errors.ipynb #363af93d
 def spread(
     places: np.ndarray,   # int, sorted
     most: int,            # of them that are kept
@@ -169,7 +169,7 @@ def examples(
     return pd.DataFrame({"entity": name(rows.entity), "facts": rows.degree.tolist(), "rank": rows["rank"].astype(float).tolist(), "taken instead": name(rows.taken),
                          "right answer": name(rows.answer)})
 
-
+# %% ../nbs/61_explore_errors.ipynb #4a6757a3
 def error_examples(
     run,                         # Explored
     by: str,                     # a key of GROUPINGS
@@ -182,7 +182,7 @@ def error_examples(
     wrong = (table.outcome != RIGHT).to_numpy()
     return {f"{name}: {int((g & wrong).sum()):,} of {int(g.sum()):,} wrong": examples(run, table, g, most) for name, g in groups.items()}
 
-# %% ../nbs/61_explore_errors.ipynb #363af93d
+# %% ../nbs/61_explore_errors.ipynb #0ab5f855
 def compared(
     a,   # Explored, the first run
     b,   # Explored, the second
@@ -210,7 +210,7 @@ def change_chart(
     except MpseaError: pass                          # without data, ranks are all there is
     return change_bars(group_counts(table.change.to_numpy(), {"all": np.ones(len(table), bool), **groups}, CHANGES), (a.name, b.name), "both directions")
 
-
+# %% ../nbs/61_explore_errors.ipynb #72497620
 def change_examples(
     a,               # Explored, the first run
     b,               # Explored, the second
@@ -233,7 +233,7 @@ def _taken(run, way, entity):
     if run.config.get("evidence") or not run.run.has("model"): return None
     return run.labels[find_nearest(run, way).first[entity]]
 
-# %% ../nbs/61_explore_errors.ipynb #ca270882
+# %% ../nbs/61_explore_errors.ipynb #20c607c3
 class ErrorExplorer:
     "`view` is the widget; `draw`, `open`, `compare` and `show` are what its controls do."
     def __init__(self,
@@ -258,7 +258,7 @@ class ErrorExplorer:
         self.draw(self.by.value, self.way.value)
         if other: self.compare(other)
 
-# %% ../nbs/61_explore_errors.ipynb #0ab5f855
+# %% ../nbs/61_explore_errors.ipynb #5c596185
 def placed(
     stage,               # VBox
     figure: go.Figure,   # to be put there
@@ -285,7 +285,7 @@ def draw(
     if names: self.group.value = names[0]
     self.open(names[0] if names else None)
 
-
+# %% ../nbs/61_explore_errors.ipynb #4f483b57
 def chart(self, by, way):
     "The figure; the table of a direction is kept."
     self.groups = {}
@@ -311,7 +311,7 @@ def open_group(
 
 ErrorExplorer.draw, ErrorExplorer.chart, ErrorExplorer.pick, ErrorExplorer.open = draw, chart, pick, open_group
 
-# %% ../nbs/61_explore_errors.ipynb #72497620
+# %% ../nbs/61_explore_errors.ipynb #58b0afd8
 def compare(
     self,   # ErrorExplorer
     path,   # of another run: A; the explorer's own is B
@@ -327,7 +327,7 @@ def compare(
     self.change.layout.display = None if self.other else "none"
     self.show(self.change.value or FIXED)
 
-
+# %% ../nbs/61_explore_errors.ipynb #8666b71a
 def show_change(
     self,     # ErrorExplorer
     change,   # FIXED, BROKEN or LOST
@@ -342,7 +342,7 @@ def show_change(
 
 ErrorExplorer.compare, ErrorExplorer.show = compare, show_change
 
-# %% ../nbs/61_explore_errors.ipynb #8eb0939f
+# %% ../nbs/61_explore_errors.ipynb #68265d26
 def explore_errors(
     run,        # Explored
     other="",   # path of another run, to compare with

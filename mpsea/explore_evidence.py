@@ -46,7 +46,7 @@ class Learned:
         evidence = [(self.weights[n], self.parts.evidence[n].restricted(rows, columns)) for n in parts]
         return Fused(torch.zeros(len(rows), 1), torch.zeros(len(columns), 1), evidence)
 
-
+# %% ../nbs/56_explore_evidence.ipynb #95ac3f40
 def learn_evidence(
     pair,           # KGPair
     share: float,   # of the links, as seeds
@@ -60,7 +60,7 @@ def learn_evidence(
     parts = Parts((), torch.zeros(pair.num_entities, 0, 1), len(pair.source.entities), evidence)
     return Learned(pair, split, tuple(keys), relations, parts, dict.fromkeys(evidence, 1.))
 
-# %% ../nbs/56_explore_evidence.ipynb #c9b2beca
+# %% ../nbs/56_explore_evidence.ipynb #082be1d4
 def hits(
     learned: Learned,                 # what is measured
     parts=("values", "neighbours"),   # whose sum
@@ -70,7 +70,7 @@ def hits(
     found = evaluate(learned.scores(rows, columns, parts), links=links, csls=3)
     return next(r["hits@1"] for r in found if r["direction"] == "mean" and r["csls"])
 
-# %% ../nbs/56_explore_evidence.ipynb #25e00948
+# %% ../nbs/56_explore_evidence.ipynb #b2d50b94
 def candidates(
     learned: Learned,      # what is known
     i: int,                # source entity
@@ -84,7 +84,7 @@ def candidates(
     linked = learned.pair.links[learned.pair.links[:, 0] == i, 1]
     return pd.DataFrame({"target": order, "label": [learned.pair.target.label(j) for j in order], "nats": nats[order], "linked": np.isin(order, linked)})
 
-
+# %% ../nbs/56_explore_evidence.ipynb #dd364153
 def choices(
     pair,   # KGPair
 ):
@@ -95,7 +95,7 @@ def choices(
         names[name if name not in names else f"{name} ({pair.source.entities[i]})"] = i
     return dict(sorted(names.items()))
 
-# %% ../nbs/56_explore_evidence.ipynb #616f2f84
+# %% ../nbs/56_explore_evidence.ipynb #96fcc7aa
 def reasons(
     learned: Learned,   # what is known
     i: int,             # source entity
@@ -105,7 +105,7 @@ def reasons(
     known = " (a seed: this pair was learned from)" if (learned.anchors == (i, j)).all(1).any() else ""
     return [f"{learned.pair.source.label(i)} and {learned.pair.target.label(j)}{known}", *why(explain_pair(learned, i, j))]
 
-
+# %% ../nbs/56_explore_evidence.ipynb #41a28c54
 def as_list(
     sentences,   # the first is the heading
 ):
@@ -113,7 +113,7 @@ def as_list(
     first, *others = (html.escape(str(s)) for s in sentences)
     return f"<b>{first}</b><ul>" + "".join(f"<li>{s}</li>" for s in others) + "</ul>"
 
-# %% ../nbs/56_explore_evidence.ipynb #41a28c54
+# %% ../nbs/56_explore_evidence.ipynb #0a151425
 SHARES, FIGURE = (.01, .02, .05, .1, .2, .3, .5), "application/vnd.plotly.v1+json"
 
 
@@ -138,7 +138,7 @@ class Explorer:
         self.view = widgets.VBox([self.share, self.told, self.figures, self.entity, widgets.HBox([self.candidate, self.reasons])])
         self.relearn(share)
 
-# %% ../nbs/56_explore_evidence.ipynb #bc0e2218
+# %% ../nbs/56_explore_evidence.ipynb #7ce79212
 def relearn(
     self,           # Explorer
     share: float,   # of the links, as seeds
@@ -155,7 +155,7 @@ def relearn(
     self.figures.outputs = tuple({"output_type": "display_data", "data": {FIGURE: json.loads(f.to_json())}, "metadata": {}} for f in figures)
     self.choose(self.entity.value)
 
-
+# %% ../nbs/56_explore_evidence.ipynb #df724343
 def choose(
     self,     # Explorer
     entity,   # source entity id; None where there is none
@@ -178,7 +178,7 @@ def read(
 
 Explorer.relearn, Explorer.choose, Explorer.read = relearn, choose, read
 
-# %% ../nbs/56_explore_evidence.ipynb #df724343
+# %% ../nbs/56_explore_evidence.ipynb #e37e8483
 def live():
     "Whether somebody has this notebook open, rather than papermill or nbconvert."
     main = sys.modules.get("__main__")

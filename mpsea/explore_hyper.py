@@ -48,7 +48,7 @@ def gather(
     if not rows: raise RunError(f"no finished run ({said})", file=", ".join(map(str, folders)) or None, remedy="name a folder that holds finished runs")
     return pd.DataFrame(rows)
 
-
+# %% ../nbs/62_explore_hyper.ipynb #def60cf0
 def about(
     rows: pd.DataFrame,   # of `gather`
 ):
@@ -56,7 +56,7 @@ def about(
     titles = list(dict.fromkeys(rows.title.fillna("").astype(str)))
     return f"{titles[0] if len(titles) == 1 else f'{len(titles)} data sets'}; selected epochs, both directions, CSLS"
 
-# %% ../nbs/62_explore_hyper.ipynb #bd365ead
+# %% ../nbs/62_explore_hyper.ipynb #0e737ea8
 def opened_run(
     row,            # of `gather`
     names=(),       # parameters that vary in the set
@@ -72,7 +72,7 @@ def opened_run(
     except MpseaError as e: return text, [notice("Curves", str(e))]
     return text, [quality_curves(history, run.results), loss_curves(history)]
 
-# %% ../nbs/62_explore_hyper.ipynb #b51f1af6
+# %% ../nbs/62_explore_hyper.ipynb #99482b1f
 VIEWS = {"one parameter": "response", "two parameters": "interaction", "all parameters": "all"}
 
 
@@ -97,7 +97,7 @@ class RunsExplorer:
         self.view = widgets.VBox([self.place, self.told, self.kind, controls, self.stage, self.summary, self.ask, self.curves, self.below])
         self.load(*folders)
 
-# %% ../nbs/62_explore_hyper.ipynb #99482b1f
+# %% ../nbs/62_explore_hyper.ipynb #04ddf69a
 def load_set(
     self,       # RunsExplorer
     *folders,   # that hold runs
@@ -117,7 +117,7 @@ def load_set(
     self.rows = rows
     self.draw()
 
-
+# %% ../nbs/62_explore_hyper.ipynb #40bd3cb3
 def draw(
     self,   # RunsExplorer
 ):
@@ -133,7 +133,7 @@ def draw(
 
 RunsExplorer.load, RunsExplorer.draw = load_set, draw
 
-# %% ../nbs/62_explore_hyper.ipynb #40bd3cb3
+# %% ../nbs/62_explore_hyper.ipynb #3eb869a9
 def clicked(
     self,       # RunsExplorer
     curve,      # number of the trace
@@ -148,7 +148,7 @@ def clicked(
     else: row = nearest(self.rows, {self.x.value: trace.x[point]}, metric if trace.yaxis in (None, "y") else other(metric), float(trace.y[point]))
     if row is not None: self.open(int(row))
 
-
+# %% ../nbs/62_explore_hyper.ipynb #f99a4cc1
 def other(metric): return "mrr" if metric == "hits@1" else "hits@1"
 
 
@@ -188,7 +188,7 @@ def open_row(
 
 RunsExplorer.clicked, RunsExplorer.open = clicked, open_row
 
-# %% ../nbs/62_explore_hyper.ipynb #9877eba5
+# %% ../nbs/62_explore_hyper.ipynb #5ab5a968
 REFERENCES = {"the entity's own tokens": "self", "its partner's tokens": "pair"}
 
 
@@ -209,7 +209,7 @@ def agreements(
         found.append(F.cosine_similarity(joint, reference))
     return ids.numpy(), torch.cat(found).numpy()
 
-# %% ../nbs/62_explore_hyper.ipynb #5ab5a968
+# %% ../nbs/62_explore_hyper.ipynb #aeda5d32
 def turned(
     cosine,      # [n]
     own: tuple,  # threshold, mi_weight, penalty_weight, penalty of the run
@@ -222,7 +222,7 @@ def turned(
     found = found[np.argsort(np.abs(cosine[found] - now[0]), kind="stable")]
     return found, said[found]
 
-
+# %% ../nbs/62_explore_hyper.ipynb #b890b4e6
 def turned_table(
     names,             # of an entity, or a pair: position -> str
     cosine,            # [n]
@@ -239,7 +239,7 @@ def turned_table(
     return (f"<p>{len(found):,} of {len(cosine):,} turn: {counts}. Nearest to the threshold:</p><table><tr><th>entity</th><th>cosine</th><th>as trained</th><th>now</th><th></th></tr>"
             + "".join(cells) + "</table>")
 
-# %% ../nbs/62_explore_hyper.ipynb #aeda5d32
+# %% ../nbs/62_explore_hyper.ipynb #895b30cf
 class RewardExplorer:
     "`view` is the widget; `set` and `refer` are what its controls do."
     def __init__(self,
@@ -260,7 +260,7 @@ class RewardExplorer:
     @property
     def now(self): return (self.theta.value, self.alpha.value, self.beta.value, self.own[3])
 
-# %% ../nbs/62_explore_hyper.ipynb #b890b4e6
+# %% ../nbs/62_explore_hyper.ipynb #e72ba386
 def set_reward(
     self,           # RewardExplorer
     theta: float,   # threshold
@@ -274,7 +274,7 @@ def set_reward(
     for chart, fig in zip(self.charts, self.figures): chart.show(fig)
     self.turned.value = turned_table(lambda i: name_of(self.run.labels, ids[i]), cosine, self.own, now)
 
-
+# %% ../nbs/62_explore_hyper.ipynb #93fbd5e7
 def refer(
     self,        # RewardExplorer
     which: str,  # self or pair
@@ -293,7 +293,7 @@ def refer(
 
 RewardExplorer.set, RewardExplorer.refer = set_reward, refer
 
-# %% ../nbs/62_explore_hyper.ipynb #9f725fef
+# %% ../nbs/62_explore_hyper.ipynb #c3ac5f4f
 def name_of(labels, ids):
     "An entity by its label, a pair by both."
     return " ↔ ".join(labels[i] for i in np.atleast_1d(ids))
@@ -309,7 +309,7 @@ def reward_figures(
     said = "; ".join(filter(None, (subtitle, "θ {:g}, α {:g}, β {:g}".format(*now[:3]))))
     return [reward_by_cosine(cosine, *now, subtitle=said), reward_histogram(worths(cosine, *now)["reward"], worths(cosine, *own)["reward"], said), turning_curves(cosine, *now[:3], said)]
 
-
+# %% ../nbs/62_explore_hyper.ipynb #3f068778
 def show_reward(
     self,   # RunsExplorer
 ):
@@ -320,7 +320,7 @@ def show_reward(
 
 RunsExplorer.reward = show_reward
 
-# %% ../nbs/62_explore_hyper.ipynb #e72ba386
+# %% ../nbs/62_explore_hyper.ipynb #ca594ed1
 def only_live(
     make,         # what makes the widget
     what: str,    # a sentence about it
@@ -331,7 +331,7 @@ def only_live(
     try: return make()
     except MpseaError as e: return Markdown(f"*{html.escape(str(e))}*")
 
-
+# %% ../nbs/62_explore_hyper.ipynb #8e1dd3f6
 def explore_runs(
     *folders,   # that hold runs
 ):

@@ -54,7 +54,7 @@ def plane_of(
         else: kept[how] = (found := pca(run.z))[0], f"PCA, {found[1].sum():.0%} of variance"
     return kept[how]
 
-
+# %% ../nbs/63_explore_map.ipynb #2996db9e
 def states_of(
     run,   # Explored
 ):
@@ -63,7 +63,7 @@ def states_of(
     for side, rank in (("source", "forward"), ("target", "backward")): states[run.ranks.loc[run.ranks[rank] > 1, side].to_numpy(int)] = "wrong"
     return states
 
-# %% ../nbs/63_explore_map.ipynb #2996db9e
+# %% ../nbs/63_explore_map.ipynb #c0ba6563
 def points_of(
     run,                # Explored, with a model
     how: str = "pca",   # projection
@@ -76,7 +76,7 @@ def points_of(
     return pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "target": np.arange(n) >= run.num_source, "label": run.labels, "state": states_of(run),
                          "missing": missing, "degree": run.features.graph.crow.diff().numpy() - 1})
 
-
+# %% ../nbs/63_explore_map.ipynb #434417ad
 def map_of(
     run,                   # Explored, with a model
     by: str = "state",     # what the colours mean
@@ -95,7 +95,7 @@ def map_of(
 
 def names_of(run): return run.pair.source.name, run.pair.target.name
 
-# %% ../nbs/63_explore_map.ipynb #130e6594
+# %% ../nbs/63_explore_map.ipynb #c64e0a3f
 DRAWN = {"wrong pairs": "wrong", "linked pairs": "linked", "none": "none"}
 
 
@@ -119,7 +119,7 @@ class MapExplorer:
         self.view = widgets.VBox([*rows, self.told, self.stage, self.said])
         self.project(self.how.value)
 
-# %% ../nbs/63_explore_map.ipynb #697e327b
+# %% ../nbs/63_explore_map.ipynb #ed814b6e
 def project(
     self,       # MapExplorer
     how: str,   # pca or umap
@@ -147,7 +147,7 @@ def project(
     self.zoomed()
     if self.chosen is not None: self.choose(self.chosen)
 
-
+# %% ../nbs/63_explore_map.ipynb #473d9c68
 def unique_names(run):
     "A name for each entity to search by: its label and its graph, with the identifier where that is not enough."
     graphs = np.where(np.arange(run.pair.num_entities) >= run.num_source, *names_of(run)[::-1])
@@ -158,7 +158,7 @@ def unique_names(run):
 
 MapExplorer.project = project
 
-# %% ../nbs/63_explore_map.ipynb #ed814b6e
+# %% ../nbs/63_explore_map.ipynb #8fe37043
 def zoomed(
     self,           # MapExplorer
     view=None,      # ((x low, x high), (y low, y high)); None: as it was
@@ -174,7 +174,7 @@ def zoomed(
     wrong = (self.points.state == "wrong").sum()
     self.told.value = f"{len(self.points):,} entities, {wrong:,} of them wrong. Lines: {len(lines):,} of {total:,} {kind} pairs in view. Click a point, or type a name."
 
-
+# %% ../nbs/63_explore_map.ipynb #913cbf89
 def lines_of(
     self,   # MapExplorer
 ):
@@ -198,7 +198,7 @@ def colour(
 
 MapExplorer.zoomed, MapExplorer.lines, MapExplorer.colour = zoomed, lines_of, colour
 
-# %% ../nbs/63_explore_map.ipynb #473d9c68
+# %% ../nbs/63_explore_map.ipynb #15f7cce6
 def clicked(
     self,         # MapExplorer
     trace,        # that was hit: source or target
@@ -220,7 +220,7 @@ def find(
     if hits: self.choose(hits[0])
     else: self.said.value = f"No entity is called {html.escape(text)}."
 
-
+# %% ../nbs/63_explore_map.ipynb #c090b833
 def choose(
     self,       # MapExplorer
     entity,     # joint id
@@ -236,7 +236,7 @@ def choose(
 
 MapExplorer.clicked, MapExplorer.find, MapExplorer.choose = clicked, find, choose
 
-# %% ../nbs/63_explore_map.ipynb #642a3d14
+# %% ../nbs/63_explore_map.ipynb #016eeb22
 def told_of(
     point,       # row of the table
     partners,    # labels
@@ -250,7 +250,7 @@ def told_of(
     rows = "".join(f"<tr><td>{r.rank:g}</td><td>{html.escape(r.label)}{' ✓' * r.right}</td><td>{r.score:.3f}</td><td>{r.cosine:.3f}</td></tr>" for r in best.itertuples())
     return said + f"<table><tr><th>rank</th><th>best candidates</th><th>score</th><th>cosine</th></tr>{rows}</table>"
 
-# %% ../nbs/63_explore_map.ipynb #c090b833
+# %% ../nbs/63_explore_map.ipynb #3f7b1fb7
 def explore_map(
     path,         # a run folder
     data_dir="",  # folder with the raw files

@@ -39,7 +39,7 @@ def has_modality(
         for m, ids in zip(out, who): out[m].append(np.isin(np.arange(len(kg.entities)), ids))
     return {m: has for m, sides in out.items() if (has := np.concatenate(sides)).any()}
 
-
+# %% ../nbs/59_explore_modality.ipynb #e691d095
 def degrees(
     pair,   # KGPair
 ):
@@ -60,7 +60,7 @@ def degree_groups(
     groups = {name(a, b): (degree >= a) & (degree < b) for a, b in zip(DEGREES, ends)}
     return {k: g for k, g in groups.items() if g.any()}
 
-# %% ../nbs/59_explore_modality.ipynb #25d43909
+# %% ../nbs/59_explore_modality.ipynb #7b02ad07
 TYPES = {"type", "rdf:type", "instance of", "instanceof", "p31", "isa", "is a"}
 
 
@@ -79,12 +79,12 @@ def types_of(
     counts = Counter(stems)
     return stems if 1 < len(counts) <= most and None not in stems and min(counts.values()) >= least else None
 
-
+# %% ../nbs/59_explore_modality.ipynb #3505b6c0
 def _stem(identifier):
     head, slash, last = str(identifier).strip("<>").rpartition("/")
     return (head.replace(":", "/").rsplit("/", 1)[-1] or None) if slash and last else None
 
-# %% ../nbs/59_explore_modality.ipynb #3505b6c0
+# %% ../nbs/59_explore_modality.ipynb #a411fd48
 def entity_groups(
     pair,   # KGPair
 ):
@@ -100,7 +100,7 @@ def entity_groups(
     groups["missing"] = {k: g for k, g in {**lacking, "lacks nothing": ~np.any(list(lacking.values()), 0)}.items() if g.any()}
     return {kind: some for kind, some in {**groups, "degree": degree_groups(degrees(pair))}.items() if some}
 
-# %% ../nbs/59_explore_modality.ipynb #576a3298
+# %% ../nbs/59_explore_modality.ipynb #036a5fd5
 def lacking(
     run,   # Explored
 ):
@@ -118,7 +118,7 @@ def group_weights(
     weights, (missing, looks) = run.weights, lacking(run)
     return weights_by_missing(weights[group], run.modalities, missing[group], looks, name)
 
-
+# %% ../nbs/59_explore_modality.ipynb #61111683
 def all_attention(
     run,                # Explored
     chunk: int = 4096,  # entities at a time
@@ -140,7 +140,7 @@ def group_attention(
     "Mean attention and size of each group that has members."
     return {name: (attention[g].mean(0), int(g.sum())) for name, g in groups.items() if g.any()}
 
-# %% ../nbs/59_explore_modality.ipynb #61111683
+# %% ../nbs/59_explore_modality.ipynb #7a028f71
 @contextmanager
 def masked(
     model,           # with a method `present`
@@ -157,7 +157,7 @@ def masked(
     try: yield model
     finally: del model.__dict__["present"]
 
-
+# %% ../nbs/59_explore_modality.ipynb #40bc08ab
 def can_mask(
     run,             # Explored
     modality: str,   # to be hidden
@@ -166,7 +166,7 @@ def can_mask(
     widened = run.config.get("prefix_axis") == "feature" and modality in run.config.get("prefix", "")
     return hasattr(run.model, "present") and len(run.modalities) > 1 and not widened
 
-# %% ../nbs/59_explore_modality.ipynb #7a028f71
+# %% ../nbs/59_explore_modality.ipynb #3ea6183a
 @torch.no_grad()
 def slices_of(
     run,                 # Explored
@@ -179,7 +179,7 @@ def slices_of(
     with masked(run.model, modality) as model: z = [model(part).joint(run.settings.joint) for part in torch.as_tensor(ids).split(chunk)]
     return torch.cat(z).view(len(ids), len(run.modalities), -1)
 
-
+# %% ../nbs/59_explore_modality.ipynb #52dbf677
 def hits_without(
     run,                       # Explored
     modality: str = "",        # to be hidden; empty: none
@@ -206,7 +206,7 @@ def hiding_steps(
     run.__dict__["hiding"] = [("", LEFT_OUT)] + [(m, r) for r in (HIDDEN, LEFT_OUT) for m in run.shared if r == LEFT_OUT or exchanged and can_mask(run, m)]
     return run.__dict__["hiding"]
 
-# %% ../nbs/59_explore_modality.ipynb #3ea6183a
+# %% ../nbs/59_explore_modality.ipynb #48e13ac4
 def hide_all(
     run,             # Explored
     told=None,       # called with the number of steps done and to do
@@ -221,7 +221,7 @@ def hide_all(
             if told: told(k + 1, len(steps))
     return pd.DataFrame([known[step] for step in steps])
 
-
+# %% ../nbs/59_explore_modality.ipynb #8d3f0e76
 def how_measured(
     run,   # Explored
 ):
@@ -229,7 +229,7 @@ def how_measured(
     csls, also = run.settings.csls_k, "; the model alone, without evidence" if run.config.get("evidence") else ""
     return f"{len(run.split.test):,} test pairs, mean of both directions, {f'CSLS k = {csls}' if csls else 'no CSLS'}; in brackets: points{also}"
 
-# %% ../nbs/59_explore_modality.ipynb #29f5def7
+# %% ../nbs/59_explore_modality.ipynb #4d52f1d8
 def figure_or_sentence(
     title: str,   # of the figure
     make,         # () -> Figure
@@ -238,7 +238,7 @@ def figure_or_sentence(
     try: return make()
     except MpseaError as e: return notice(title, str(e))
 
-
+# %% ../nbs/59_explore_modality.ipynb #24d51061
 class Chart:
     "A place for one figure, with its text alternative below."
     def __init__(self):
@@ -251,7 +251,7 @@ class Chart:
         self.figure.outputs = ({"output_type": "display_data", "data": {FIGURE: json.loads(figure.to_json()), "text/plain": self.alt}, "metadata": {}},)
         self.words.value = f"<details><summary>This chart in words</summary>{html.escape(self.alt)}</details>"
 
-# %% ../nbs/59_explore_modality.ipynb #48e13ac4
+# %% ../nbs/59_explore_modality.ipynb #ab8bb66b
 class ModalityExplorer:
     "`view` is the widget; `kind`, `choose` and `hide` are what its controls do."
     def __init__(self,
@@ -274,7 +274,7 @@ class ModalityExplorer:
         self.hidden.show(notice("Hits@1 when a modality is hidden", told))
         self.kind(self.by.value)
 
-# %% ../nbs/59_explore_modality.ipynb #8d3f0e76
+# %% ../nbs/59_explore_modality.ipynb #81d83305
 def kind(
     self,       # ModalityExplorer
     by: str,    # what the groups are made of
@@ -297,7 +297,7 @@ def choose(
     self.weights.show(figure_or_sentence("Modality weights over entities", lambda: group_weights(self.run, group, name)))
     self.attention.show(figure_or_sentence("Attention between modalities", lambda: self.looks(name, group)))
 
-
+# %% ../nbs/59_explore_modality.ipynb #afa35d2a
 def looks(self, name, group):
     "The heat maps of a group; attention is computed at the first call."
     if not hasattr(self, "known"): self.known = all_attention(self.run)
@@ -317,7 +317,7 @@ def hide(
 
 ModalityExplorer.kind, ModalityExplorer.choose, ModalityExplorer.looks, ModalityExplorer.hide = kind, choose, looks, hide
 
-# %% ../nbs/59_explore_modality.ipynb #05182557
+# %% ../nbs/59_explore_modality.ipynb #26c3fbb6
 def explore_modalities(
     run,   # Explored
 ):

@@ -41,12 +41,12 @@ class Graph:
 
     def __repr__(self): return f"Graph({self.num_entities:,} entities, {self.num_edges:,} directed edges with loops)"
 
-
+# %% ../nbs/06_features.ipynb #6c3c3ab5
 def _moved(x, device):
     tensors = {k: v.to(device) for k, v in vars(x).items() if hasattr(v, "to")}
     return replace(x, **tensors)
 
-# %% ../nbs/06_features.ipynb #6c3c3ab5
+# %% ../nbs/06_features.ipynb #de7878eb
 def build_graph(
     edges: np.ndarray,   # integers [T, 2], joint ids; repeats, both directions and loops are welcome
     num_entities: int,   # N
@@ -61,7 +61,7 @@ def build_graph(
     reverse = np.argsort(col * num_entities + row)   # transposing is its own inverse, so this order is the map itself
     return Graph(*(torch.from_numpy(x.astype(np.int64)) for x in (crow, col, row, reverse)))
 
-# %% ../nbs/06_features.ipynb #c781a6f4
+# %% ../nbs/06_features.ipynb #ccd421d3
 def shared_vocabulary(
     source: tuple,  # names on the source side
     target: tuple,  # names on the target side
@@ -71,7 +71,7 @@ def shared_vocabulary(
     index = {name: i for i, name in enumerate(names)}
     return names, *(np.array([index[n] for n in side], np.int64) for side in (source, target))
 
-# %% ../nbs/06_features.ipynb #681935e3
+# %% ../nbs/06_features.ipynb #f74f3d1f
 BAG_NORMS = ("none", "log1p", "l2")
 
 
@@ -96,13 +96,13 @@ def bag_of_words(
     bag.index_add_(0, torch.from_numpy(cell), torch.ones(len(cell)))
     return _normed(bag.view(num_rows, -1) if len(kept) else bag.view(num_rows, 0), norm, binary), kept
 
-
+# %% ../nbs/06_features.ipynb #14b6e454
 def _normed(bag, norm, binary):
     if binary: bag.clamp_(max=1)
     if norm == "log1p": bag.log1p_()
     return torch.nn.functional.normalize(bag, dim=1) if norm == "l2" else bag
 
-# %% ../nbs/06_features.ipynb #8d8a3bf8
+# %% ../nbs/06_features.ipynb #b2539fd6
 def group_quantile(
     value: np.ndarray,  # float64 [K]
     group: np.ndarray,  # integers [K], which group a value belongs to
@@ -119,7 +119,7 @@ def group_quantile(
     between = value[low] + (at - low) * (value[high] - value[low])
     return np.where(np.diff(ptr) > 0, between, np.nan)
 
-# %% ../nbs/06_features.ipynb #b2539fd6
+# %% ../nbs/06_features.ipynb #b215d712
 WIDE, CLIP = 100., 5.   # ratio of magnitudes above which a key is wide; largest normalised value
 
 
@@ -141,7 +141,7 @@ def normalise_per_key(
     scale = np.where(three > quarter, (three - quarter) / 1.349, np.where(distance > 0, distance, 1))
     return np.clip(value / scale[key], -CLIP, CLIP)
 
-# %% ../nbs/06_features.ipynb #41cda3a0
+# %% ../nbs/06_features.ipynb #ad39e6fd
 def normalise_per_entity(
     value: np.ndarray,   # float64 [V]
     entity: np.ndarray,  # integers [V]
@@ -151,7 +151,7 @@ def normalise_per_entity(
     np.maximum.at(largest, entity, np.abs(value))
     return value / np.where(largest > 0, largest, 1)[entity]
 
-# %% ../nbs/06_features.ipynb #ae729135
+# %% ../nbs/06_features.ipynb #081d95c1
 @dataclass(frozen=True, eq=False)
 class NumberTable:
     "All numbers of both KGs, sorted by entity, key and value."
@@ -179,7 +179,7 @@ class NumberTable:
 
     def __repr__(self): return f"NumberTable({len(self.value):,} values of {self.num_keys:,} keys, {len(self.ptr) - 1:,} entities)"
 
-# %% ../nbs/06_features.ipynb #ea0d9d6e
+# %% ../nbs/06_features.ipynb #6f186591
 NUMBER_NORMS = ("per_key", "per_entity")
 
 
@@ -201,7 +201,7 @@ def number_table(
     columns = zip((ptr, key, normal, value, kind), (np.int64, np.int64, np.float32, np.float64, np.uint8))
     return NumberTable(*(torch.from_numpy(x.astype(dtype)) for x, dtype in columns), len(names), tuple(names))
 
-# %% ../nbs/06_features.ipynb #4b6eab7e
+# %% ../nbs/06_features.ipynb #a5c59f86
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
     "What a model sees of a pair: tensors over the N entities of both KGs, source first."
@@ -236,7 +236,7 @@ class FeatureSet:
     def __repr__(self):
         return f"FeatureSet({self.num_source:,} + {self.num_target:,} entities, {', '.join(self.modalities) or 'no modality'})"
 
-# %% ../nbs/06_features.ipynb #a306344d
+# %% ../nbs/06_features.ipynb #bf1ed9bd
 def coverage_table(
     features: FeatureSet,  # the features of a pair
 ) -> pd.DataFrame:
@@ -249,7 +249,7 @@ def coverage_table(
                          "target": t, "target share": t / max(features.num_target, 1), **_size(features, m)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("modality")
 
-
+# %% ../nbs/06_features.ipynb #d231665d
 def _size(f, m):
     if m is Modality.GRAPH: return {"width": 0, "entries": (f.graph.num_edges - f.num_entities) // 2}
     if m is Modality.NUMBER: return {"width": f.numbers.num_keys if f.numbers else 0, "entries": len(f.numbers.value) if f.numbers else 0}
@@ -258,7 +258,7 @@ def _size(f, m):
     entries = f.present[m].sum() if m is Modality.IMAGE else torch.count_nonzero(matrix)
     return {"width": matrix.shape[1], "entries": int(entries)}
 
-# %% ../nbs/06_features.ipynb #975a2a28
+# %% ../nbs/06_features.ipynb #37162330
 def _sides(pair): return (pair.source, 0), (pair.target, len(pair.source.entities))
 
 
@@ -271,7 +271,7 @@ def _joint(pair, vocabulary, columns):
         parts.append((entity.astype(np.int64) + shift, words[word]))
     return names, *(np.concatenate(x) for x in zip(*parts))
 
-
+# %% ../nbs/06_features.ipynb #5bdcf733
 def _triples(pair):
     "The triples of both graphs, int64 [T, 3]: for methods that know relations, or count them."
     columns = (_joint(pair, "relations", lambda k, side=side: (k.triples[:, side], k.triples[:, 1])) for side in (0, 2))
@@ -300,7 +300,7 @@ def _numbers(pair, norm):
     value, kind = (np.concatenate([getattr(k.numbers, c) for k, _ in _sides(pair)]) for c in ("value", "kind"))
     return number_table(entity, key, value, kind, pair.num_entities, names, norm)
 
-# %% ../nbs/06_features.ipynb #5bdcf733
+# %% ../nbs/06_features.ipynb #4f7beee6
 def build_features(
     pair,                             # a `KGPair`
     relation_width: int = 1000,       # at most so many relations, the most frequent of both KGs

@@ -64,7 +64,7 @@ def dressed(
     fig.update_layout(template=TEMPLATE, title=look, height=height + 22 * high + 18 * low, meta={"alt": alt}, **layout)
     return fig.update_layout(margin_t=(fig.layout.margin.t or TEMPLATE.layout.margin.t) + 22 * high + 18 * low + 6 * bool(low))
 
-
+# %% ../nbs/50_figures.ipynb #265e8548
 def alt_text(
     fig: go.Figure,  # a figure of this module
 ):
@@ -82,7 +82,7 @@ def notice(
     fig.add_annotation(text=safe(sentence, 1000, 48), showarrow=False, font=dict(size=14, color=SLATE), **place)
     return dressed(fig, title, f"{title}: {sentence}", height=150, margin=dict(l=12, r=12, t=56, b=12))
 
-# %% ../nbs/50_figures.ipynb #66d0b878
+# %% ../nbs/50_figures.ipynb #2a1b92df
 def series(
     history: list,   # records of a run, one an epoch
     *keys: str,      # where the number lies in a record
@@ -96,7 +96,7 @@ def series(
     if len(found) > MOST_POINTS: found = [found[i] for i in np.linspace(0, len(found) - 1, MOST_POINTS).round().astype(int)]
     return np.array([e for e, _ in found], np.int32), np.array([v for _, v in found], np.float32)
 
-
+# %% ../nbs/50_figures.ipynb #8144f747
 def keys_of(
     history: list,  # records of a run
     part: str,      # e.g. "losses"
@@ -104,7 +104,7 @@ def keys_of(
     "The names that occur in a part of the records, in order of appearance."
     return list(dict.fromkeys(k for r in history if isinstance(r.get(part), dict) for k in r[part]))
 
-# %% ../nbs/50_figures.ipynb #8144f747
+# %% ../nbs/50_figures.ipynb #282970ec
 def line(
     epochs: np.ndarray,   # x
     values: np.ndarray,   # y
@@ -115,7 +115,7 @@ def line(
     mode = "lines+markers" if len(epochs) <= 30 else "lines"
     return go.Scatter(x=epochs, y=values, name=safe(name), mode=mode, line=style, marker=dict(size=5), hovertemplate="%{y:.4g}")
 
-# %% ../nbs/50_figures.ipynb #282970ec
+# %% ../nbs/50_figures.ipynb #b216f21e
 def loss_curves(
     history: list,  # records of a run
 ):
@@ -135,7 +135,7 @@ def loss_curves(
     return dressed(fig, "Losses", alt, height=400 + 10 * len(terms), hovermode="x unified", xaxis_title="epoch", yaxis_title="loss",
                    updatemenus=[menu] if total.min() > 0 else [])
 
-# %% ../nbs/50_figures.ipynb #ea86559c
+# %% ../nbs/50_figures.ipynb #7a8fd505
 SELECTIONS = {"last": "last epoch", "valid": "selected on validation", "test": "selected on test"}
 MARKS = {"last": ("circle-open", 15), "valid": ("diamond", 11), "test": ("star", 14)}  # each visible when they fall on one epoch
 
@@ -154,7 +154,7 @@ def selected_epochs(
     evaluated = series(history, "test", "mrr")[0]
     return ({"last": int(evaluated[-1])} if len(evaluated) else {}) | best
 
-# %% ../nbs/50_figures.ipynb #7a8fd505
+# %% ../nbs/50_figures.ipynb #8bfcf48e
 def quality_curves(
     history: list,          # records of a run
     results: dict = None,   # results.json, for the epochs that were selected
@@ -172,7 +172,7 @@ def quality_curves(
     return dressed(fig, "Quality", alt, height=430, hovermode="x unified", xaxis_title="epoch", yaxis_title="share",
                    yaxis_rangemode="tozero")
 
-
+# %% ../nbs/50_figures.ipynb #3f1dc959
 def _mark_selected(fig, history, epochs):
     curve = series(history, "test", "hits@1") if len(series(history, "test", "hits@1")[0]) else series(history, "valid", "hits@1")
     at, said = dict(np.column_stack(curve).tolist()), []
@@ -184,7 +184,7 @@ def _mark_selected(fig, history, epochs):
         said.append(f"{label}: epoch {epoch}, Hits@1 {value:.3f}.")
     return said
 
-# %% ../nbs/50_figures.ipynb #3f1dc959
+# %% ../nbs/50_figures.ipynb #22f7ef43
 def modality_weights_over_training(
     history: list,  # records of a run
 ):
@@ -204,7 +204,7 @@ def modality_weights_over_training(
     return dressed(fig, "Modality weights over training", alt, hovermode="x unified", xaxis_title="epoch", yaxis_title="mean weight",
                    yaxis_rangemode="tozero")
 
-# %% ../nbs/50_figures.ipynb #22f7ef43
+# %% ../nbs/50_figures.ipynb #164483f0
 def quantiles(
     values: np.ndarray,   # [n], NaN where there is none
     most: int = 400,      # numbers kept
@@ -215,7 +215,7 @@ def quantiles(
     if len(values) > most: values = np.quantile(values, np.linspace(0, 1, most))
     return values.astype(np.float32)
 
-# %% ../nbs/50_figures.ipynb #39c9f4a1
+# %% ../nbs/50_figures.ipynb #04c50a50
 def modality_weights_distribution(
     weights: np.ndarray,   # [n, M] weight of each modality for each entity
     modalities,            # the M names
@@ -236,7 +236,7 @@ def modality_weights_distribution(
     subtitle = f"{len(weights):,} entities; box: quartiles, dashed: mean"
     return dressed(fig, title, alt, subtitle, yaxis_title="weight", yaxis_rangemode="tozero")
 
-# %% ../nbs/50_figures.ipynb #04c50a50
+# %% ../nbs/50_figures.ipynb #e51f7031
 def attention_heatmap(
     attention: np.ndarray,   # [H, Q, K] attention of the heads, mean over entities
     queries,                 # the Q names
@@ -263,13 +263,13 @@ def attention_heatmap(
     return dressed(fig, title, alt, what, height=170 + rows * (44 + 34 * len(queries)),
                    coloraxis=scale, margin_t=80)
 
-
+# %% ../nbs/50_figures.ipynb #23ef9be7
 def _heat(name, x, queries, keys):
     text = [[f"{v:.2f}".replace("0.", ".", 1).replace("nan", "") for v in row] for row in x.tolist()]    # .23: cells are narrow on a phone
     return go.Heatmap(z=x, x=keys, y=queries, coloraxis="coloraxis", text=text, texttemplate="%{text}", textfont_size=11, name=name,
                       hovertemplate="%{y} looks at %{x}: %{z:.3f}")
 
-# %% ../nbs/50_figures.ipynb #e51f7031
+# %% ../nbs/50_figures.ipynb #51a72621
 def reward_parts(
     history: list,  # records of a run
 ):
@@ -290,7 +290,7 @@ def reward_parts(
            + (f" Its standard deviation was {std[-1]:.3g} at the end." if len(std) else ""))
     return dressed(fig, "Reward and its parts", alt, height=400, hovermode="x unified", xaxis_title="epoch")
 
-# %% ../nbs/50_figures.ipynb #6036ba3e
+# %% ../nbs/50_figures.ipynb #e7f59447
 def coverage(
     kg,  # KnowledgeGraph
 ):
@@ -300,7 +300,7 @@ def coverage(
     return {"graph": in_triples, "relation": in_triples, "attribute": n(np.asarray(kg.attribute_triples)[:, 0]),
             "number": n(kg.numbers.entity), "image": 0 if kg.images is None else len(kg.images.entity)}
 
-
+# %% ../nbs/50_figures.ipynb #085252d3
 def data_summary(
     pair,  # KGPair
 ):
@@ -322,7 +322,7 @@ def _coverage_bars(kg, shape):
                   text=[f"{s:.0%}" for s in share], customdata=[f"{n:,} of {total:,}" for n in have.values()],
                   hovertemplate="%{customdata} entities", marker=dict(color=list(COLOURS.values()), pattern=pattern))
 
-# %% ../nbs/50_figures.ipynb #cc271de8
+# %% ../nbs/50_figures.ipynb #6f7a9b59
 def results_bars(
     results: dict,                      # results.json
     published=None,                     # rows of `tables.published`, as a DataFrame; the best three are drawn

@@ -31,7 +31,7 @@ def find_file(
         if p.is_file(): return p
     if required: raise DataError("no such file", file=path, remedy="check the folder, or download the data again")
 
-
+# %% ../nbs/02_files.ipynb #7f140389
 def open_bytes(
     path,  # a plain or gzipped file
 ):
@@ -41,7 +41,7 @@ def open_bytes(
         return gzip.open(path) if packed else open(path, "rb")
     except OSError as e: raise DataError(e.strerror or str(e), file=path, remedy="check the path and its permissions") from None
 
-# %% ../nbs/02_files.ipynb #03854ab6
+# %% ../nbs/02_files.ipynb #4528c59f
 def blocks(
     path,             # the file
     report=None,      # called with the number of bytes of the file used up so far
@@ -64,7 +64,7 @@ def blocks(
             yield line, block
             line += block.count(b"\n")
 
-# %% ../nbs/02_files.ipynb #d45a3b3b
+# %% ../nbs/02_files.ipynb #69861a05
 def read_columns(
     path,          # the file
     width: int,    # columns, a closing dot not counted
@@ -78,7 +78,7 @@ def read_columns(
             yield range(first, first + n), [tokens[c::width + dotted] for c in range(width)]
         elif tokens: yield _columns_by_line(path, width, first, block)
 
-
+# %% ../nbs/02_files.ipynb #3fa39744
 def _columns_by_line(path, width, first, block):
     rows = list(map(bytes.split, block.split(b"\n")))
     for i, r in enumerate(rows):
@@ -87,7 +87,7 @@ def _columns_by_line(path, width, first, block):
                             remedy="correct the line; if it is the last one, the file was cut off: download it again")
     return [first + i for i, r in enumerate(rows) if r], list(zip(*filter(None, rows)))[:width]
 
-# %% ../nbs/02_files.ipynb #7016912a
+# %% ../nbs/02_files.ipynb #cd774733
 class Vocabulary:
     "Names and their provisional ids."
     def __init__(self): self.ids, self.names = {}, {}     # as written (bytes) → id; without brackets (text) → id
@@ -110,14 +110,14 @@ class Vocabulary:
     def __len__(self): return len(self.names)
     def __contains__(self, token): return token in self.ids or bare_name(token.decode()) in self.names
 
-
+# %% ../nbs/02_files.ipynb #f9c1e75f
 def bare_name(
     name: str,  # as written
 ) -> str:
     "A name without the angle brackets of an IRI."
     return name[1:-1] if name[:1] == "<" and name[-1:] == ">" else name
 
-# %% ../nbs/02_files.ipynb #f9c1e75f
+# %% ../nbs/02_files.ipynb #a56321d0
 def labels_from_iris(
     entities,  # identifiers
 ):
@@ -126,7 +126,7 @@ def labels_from_iris(
     last = (e.rsplit("/resource/", 1)[-1].rsplit("/", 1)[-1] if e.startswith("http") else e for e in entities)
     return tuple(unquote(part).replace("_", " ") or e for part, e in zip(last, entities))
 
-# %% ../nbs/02_files.ipynb #a56321d0
+# %% ../nbs/02_files.ipynb #32d807b7
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _DATE = re.compile(r"([+-]?(?=[\d#])\d*#*)-(\d{1,2}|##)(?:-(\d{1,2}|##))?(?:T[\d:.]+)?(?:Z|[+-]\d\d:\d\d)?")
 _COMPACT = re.compile(r"([+-]?\d{1,4})\.(0\d|1[0-2])([0-2]\d|3[01])")      # YYYY.MMDD
@@ -144,7 +144,7 @@ def says_date(
     if not words or words[0] in ("number", "count", "total"): return False
     return not _DATE_WORDS.isdisjoint(words) or words[-1] in ("from", "to")
 
-# %% ../nbs/02_files.ipynb #32d807b7
+# %% ../nbs/02_files.ipynb #c39effb0
 def parse_value(
     text: str,      # as it stands in the file: bare, quoted, or an RDF literal with its type
     key: str = "",  # the name of its key, which may say that a plain number is a date
@@ -158,7 +158,7 @@ def parse_value(
     if date and date[1].strip("+-#"): return _years(*date.groups(), text)
     raise DataError(f"{text[:60]!r} is neither a number nor a date", remedy="correct or remove the line")
 
-
+# %% ../nbs/02_files.ipynb #331e30a5
 def _number_or_year(bare, dated):
     compact = _COMPACT.fullmatch(bare) if dated else None
     if compact: return _years(*compact.groups(), bare)
@@ -173,7 +173,7 @@ def _years(year, month, day, text):
     if abs(year) > 9999: return float(year), Kind.NUMBER
     return year + (max(month, 1) - 1) / 12 + (max(day, 1) - 1) / 372 * (month > 0), Kind.DATE
 
-# %% ../nbs/02_files.ipynb #c39effb0
+# %% ../nbs/02_files.ipynb #ce8fa305
 class _Dtype:
     "Stands in for `numpy.dtype`: plain numbers only."
     def __init__(self, spec="", *_):
@@ -183,7 +183,7 @@ class _Dtype:
     def __setstate__(self, state):
         if state[1] in ("<", ">"): self.dtype = self.dtype.newbyteorder(state[1])
 
-
+# %% ../nbs/02_files.ipynb #bf5e89db
 class _Array:
     "Stands in for `numpy.ndarray`."
     value = None
@@ -203,7 +203,7 @@ def _frombuffer(raw, dtype, shape, order):
     out.value = _array(raw, dtype, shape, order)
     return out
 
-# %% ../nbs/02_files.ipynb #331e30a5
+# %% ../nbs/02_files.ipynb #cda802a8
 _HARMLESS = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype, ("_codecs", "encode"): lambda text, *_: text.encode("latin1"),
              ("collections", "OrderedDict"): dict}
 for _core in ("numpy.core", "numpy._core"):
@@ -217,7 +217,7 @@ class _NumpyOnly(pickle.Unpickler):
         if (module, name) in _HARMLESS: return _HARMLESS[module, name]
         raise DataError(f"asks for {module}.{name}, which has no place in a file of features")
 
-
+# %% ../nbs/02_files.ipynb #ae9e998a
 def load_numpy_pickle(
     path,  # a pickled dictionary {entity id: array}, plain or gzipped
 ):         # dict of int to array

@@ -58,7 +58,7 @@ def graph_tables(
     tables |= {n: dict(zip(columns, getattr(kg, n).reshape(-1, len(columns)).T)) for n, columns in IDS.items()}
     return tables | {"numbers": {f.name: getattr(kg.numbers, f.name) for f in fields(Numbers)}}
 
-
+# %% ../nbs/02_folder.ipynb #5e5d106d
 def write_table(
     columns: dict,  # name → array of numbers, or a sequence of texts
     path,           # the file
@@ -72,7 +72,7 @@ def write_table(
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_arrays(arrays, list(columns)), path, compression="zstd")
 
-# %% ../nbs/02_folder.ipynb #9351860d
+# %% ../nbs/02_folder.ipynb #23359fbd
 def _write(pair, folder, pictures, origin, extra):
     "All files of a pair, each flushed to disk; the manifest comes last."
     from safetensors.numpy import save_file
@@ -90,7 +90,7 @@ def _write(pair, folder, pictures, origin, extra):
     write_json(folder/MANIFEST, {"format": FORMAT, "version": VERSION, "written_by": f"mpsea {mpsea.__version__}", "name": pair.name, "note": pair.note,
                                  "graphs": {s: getattr(pair, s).name for s in SIDES}, "counts": counts, "origin": origin, "files": files})
 
-
+# %% ../nbs/02_folder.ipynb #283306bd
 def sha256(
     path,  # a file
 ) -> str:
@@ -129,7 +129,7 @@ def _sweep(folder):
     for left in folder.parent.glob(f".{folder.name}.*.part"):
         if left.is_dir() and time.time() - left.stat().st_mtime > 3600: shutil.rmtree(left, ignore_errors=True)
 
-# %% ../nbs/02_folder.ipynb #23359fbd
+# %% ../nbs/02_folder.ipynb #46318c31
 def save_pair(
     pair: KGPair,      # what to save
     folder,            # where; must not exist, be empty, or hold a pair that may be replaced
@@ -153,7 +153,7 @@ def save_pair(
     except OSError as e: raise DataError(f"cannot be written ({e.strerror or e})", file=folder, remedy="make room, or choose another folder") from None
     finally: shutil.rmtree(temporary, ignore_errors=True)
 
-
+# %% ../nbs/02_folder.ipynb #2050dcf9
 def require_free(
     folder,         # where a pair is to be written
     replace=False,  # a pair that is there may be replaced
@@ -164,7 +164,7 @@ def require_free(
     if not is_pair(folder): raise DataError("exists, and holds something else than a pair", file=folder, remedy="choose another folder")
     if not replace: raise DataError("holds a pair already", file=folder, remedy="choose another folder, or replace it (--replace)")
 
-# %% ../nbs/02_folder.ipynb #2050dcf9
+# %% ../nbs/02_folder.ipynb #e819cf74
 def is_pair(
     folder,  # any path
 ) -> bool:
@@ -174,7 +174,7 @@ def is_pair(
     try: return read_json(path).get("format") == FORMAT
     except (DataError, AttributeError, RecursionError): return False
 
-
+# %% ../nbs/02_folder.ipynb #01a7125d
 def read_manifest(
     folder,  # of a pair
 ) -> dict:
@@ -199,7 +199,7 @@ def _sound(found):
     texts = [found.get("name"), found.get("note"), *(graphs.get(s) for s in SIDES)] if isinstance(graphs, dict) else [None]
     return all(isinstance(t, str) for t in texts) and isinstance(files, dict) and all(isinstance(f, dict) for f in files.values())
 
-# %% ../nbs/02_folder.ipynb #2e08fcb4
+# %% ../nbs/02_folder.ipynb #6aed0eaa
 def check_files(
     folder,          # of a pair
     manifest: dict,  # its manifest
@@ -217,7 +217,7 @@ def check_files(
     for (path, said), found in zip(listed, sums):
         if found != said.get("sha256"): raise DataError("damaged: its checksum is not the one in the manifest", file=path, remedy=AGAIN)
 
-# %% ../nbs/02_folder.ipynb #e819cf74
+# %% ../nbs/02_folder.ipynb #60bd11ce
 def read_table(
     path,     # a Parquet file
     columns,  # the names it must have, in order
@@ -244,7 +244,7 @@ def _graph(folder, name, files):
     return KnowledgeGraph(name, entities, relations, rows["triples"], attributes, rows["attribute_triples"], keys, numbers, images,
                           rows["pictured"], labels[0] if labels else None)
 
-
+# %% ../nbs/02_folder.ipynb #1ff0f183
 def _columns(path):
     with parquet_errors(path), open_parquet(path) as f: return f.schema_arrow.names
 
@@ -258,7 +258,7 @@ def _images(path):
     if set(found) != {"entity", "feature"}: raise DataError(f"holds {sorted(found)[:5]} instead of entity and feature", file=path, remedy=AGAIN)
     return Images(found["entity"], found["feature"])
 
-# %% ../nbs/02_folder.ipynb #01a7125d
+# %% ../nbs/02_folder.ipynb #110cb71b
 def load_pair(
     folder,        # written by `save_pair`
     verify=True,   # compare checksums
@@ -275,7 +275,7 @@ def load_pair(
     except DataError as e: raise (e if e.file else DataError(e.message, file=folder, remedy=AGAIN)) from None
     except (ValueError, TypeError, AttributeError) as e: raise DataError(f"contradicts itself ({e})", file=folder, remedy=AGAIN) from None
 
-
+# %% ../nbs/02_folder.ipynb #1de3f49f
 def read_pictures(
     folder,  # written by `save_pair`
     side,    # "source" or "target"

@@ -53,7 +53,7 @@ class Plan:
     @property
     def keys(self): return self.crossing + tuple(f"prefix {m}" for m in self.prefix)
 
-
+# %% ../nbs/12_fusion.ipynb #0028c078
 def plan_tokens(
     modalities,             # present modalities
     prefix=("graph", "image"),  # wanted prefix
@@ -65,7 +65,7 @@ def plan_tokens(
     textual = any(m in TEXTUAL for m in crossing)
     return Plan(modalities, crossing, tuple(Modality(m) for m in prefix if m in modalities and textual))
 
-# %% ../nbs/12_fusion.ipynb #c1ee2a15
+# %% ../nbs/12_fusion.ipynb #7139fc0b
 def visible(
     plan: Plan,               # tokens
     present: Tensor = None,   # [B, M] which token an entity has; None means all
@@ -81,7 +81,7 @@ def visible(
     own = torch.eye(q, q + p, dtype=torch.bool, device=present.device)[None, None]    # a query always sees itself: no empty rows
     return mask.to(present.device) & (present[:, None, None, at] | own)
 
-# %% ../nbs/12_fusion.ipynb #8d95d238
+# %% ../nbs/12_fusion.ipynb #b63273ca
 class PreSynergisticFusion(nn.Module):
     "One MMPF layer: tokens [B, M, d] → tokens [B, M, d], attention [B, H, Q, K + P] (Eq. 5 to 7)."
     def __init__(self,
@@ -117,7 +117,7 @@ class PreSynergisticFusion(nn.Module):
         if self.norm == "post": x = self.normed(x, "1")
         return self.feed(x), beta
 
-# %% ../nbs/12_fusion.ipynb #b63273ca
+# %% ../nbs/12_fusion.ipynb #dfd57416
 def cross(self, q, k, v, present):
     "Cross-modal attention among M1 with the prefix: [B, Q, d] and weights (Eq. 6, 7)."
     at = [self.at[m] for m in self.plan.crossing]
@@ -132,7 +132,7 @@ def cross(self, q, k, v, present):
     mask = visible(self.plan, present, axis).to(q.device)
     return attend(q, kk, vv, mask, self.dropout if self.training else 0.)
 
-
+# %% ../nbs/12_fusion.ipynb #197a2c9d
 def graph_heads(self, q, v, neighbours):
     "The graph token's heads: its own value (the softmax of one score is one), or attention over its neighbours."
     g = self.at[Modality.GRAPH]
@@ -165,7 +165,7 @@ def feed(self, x):
 
 for f in (cross, graph_heads, normed, feed): setattr(PreSynergisticFusion, f.__name__, f)
 
-# %% ../nbs/12_fusion.ipynb #6c5d0820
+# %% ../nbs/12_fusion.ipynb #2f3ae519
 def modality_weights(
     beta: Tensor,              # [B, H, Q, K + P] attention before dropout
     plan: Plan,                # its tokens
@@ -181,7 +181,7 @@ def modality_weights(
     if present is not None: score = score.masked_fill(~present, -torch.inf)
     return score.softmax(1)
 
-
+# %% ../nbs/12_fusion.ipynb #777063b2
 def received(beta, plan, rule):
     "The exponents of Eq. 8 and 9, [B, M]."
     heads, q = beta.shape[1], len(plan.crossing)
@@ -195,7 +195,7 @@ def received(beta, plan, rule):
         scores.append(paid / math.sqrt(heads * (1 if literal_graph else total)))
     return torch.stack(scores, 1)
 
-# %% ../nbs/12_fusion.ipynb #217c3762
+# %% ../nbs/12_fusion.ipynb #219877de
 def joint_embedding(
     tokens: Tensor,    # [B, M, d]
     weights: Tensor,   # [B, M]
@@ -203,7 +203,7 @@ def joint_embedding(
     "Weighted concatenation of normalised tokens: [B, M d]."
     return (weights[..., None] * F.normalize(tokens.float(), dim=2)).flatten(1)
 
-# %% ../nbs/12_fusion.ipynb #219877de
+# %% ../nbs/12_fusion.ipynb #5dd6b736
 def stack_tokens(
     parts: list,   # M embeddings [B, d_m]
 ):
@@ -211,7 +211,7 @@ def stack_tokens(
     widest = max(p.shape[1] for p in parts)
     return torch.stack([F.pad(p, (0, widest - p.shape[1])) for p in parts], 1)
 
-# %% ../nbs/12_fusion.ipynb #5dd6b736
+# %% ../nbs/12_fusion.ipynb #7b8ed6e7
 class Fusion(nn.Module):
     "Layers of pre-synergistic fusion: tokens [B, M, d] → tokens, weights [B, M], attention."
     def __init__(self,

@@ -90,7 +90,7 @@ def value(self, line, predicate, text, kind, role):
         return found if role != "number" else (*(found[:2] if found else parse_value(text.strip(), predicate)), "")
     except DataError as e: self.problem(f"{predicate}: {e.message}", line, e.remedy)
 
-
+# %% ../nbs/05_gather.ipynb #fe69d2ec
 def number(self, entity, predicate, value, kind, unit):
     "A number, under a key of its own where it has a unit."
     self.numbers.extend((entity, self.keys.setdefault(join_key(predicate, unit), len(self.keys))))
@@ -115,7 +115,7 @@ def settle(self):
 
 for method in (relate, describe, value, number, label, settle): setattr(Gathered, method.__name__, method)
 
-# %% ../nbs/05_gather.ipynb #a511436c
+# %% ../nbs/05_gather.ipynb #f76873f5
 def _ordered(names):
     "Names in order, and an array from provisional ids to final ones."
     final = tuple(sorted(set(names)))
@@ -129,7 +129,7 @@ def entity_order(
     "The entities under their final names."
     return _ordered([gathered.called.get(i, n) for n, i in gathered.entities.items()])
 
-
+# %% ../nbs/05_gather.ipynb #1c0e786e
 def build_graph(
     gathered: Gathered,  # all statements of a graph
     name: str,           # of the graph
@@ -153,7 +153,7 @@ def _labels(gathered, entities, order):
     for i, (*_, text) in gathered.labels.items(): out[order[i]] = text
     return tuple(out)
 
-# %% ../nbs/05_gather.ipynb #6c61a374
+# %% ../nbs/05_gather.ipynb #b3691f35
 def picture_file(
     text: str,  # as the data say it
     base,       # the folder of the file that says it
@@ -166,7 +166,7 @@ def picture_file(
         return path if path.is_file() and path.is_relative_to(Path(root).resolve()) else None
     except (OSError, ValueError, RuntimeError): return None
 
-
+# %% ../nbs/05_gather.ipynb #fbc92dc5
 def picture_table(
     gathered: Gathered,  # all statements of a graph
     root,                # the graph's folder
@@ -180,7 +180,7 @@ def picture_table(
     entity, path, local = zip(*sorted(rows)) if rows else ((), (), ())
     return {"entity": np.array(entity, np.int32), "path": path, "local": np.array(local, bool)} if rows else {}
 
-# %% ../nbs/05_gather.ipynb #fbc92dc5
+# %% ../nbs/05_gather.ipynb #1dfece79
 def name_pictures(
     gathered: Gathered,  # all statements of a graph
     paths,               # picture files
@@ -196,7 +196,7 @@ def name_pictures(
         else: gathered.pictures.append((entity, Path(path).resolve().as_uri(), None))
     return unknown
 
-
+# %% ../nbs/05_gather.ipynb #5c115d9a
 def picture_names(
     gathered: Gathered,  # all statements of a graph
 ) -> dict:               # name → provisional id, or None where two entities share it

@@ -51,7 +51,7 @@ class Table(nn.Module):
 
     def forward(self): return F.normalize(self.rows, dim=1) if self.unit else self.rows
 
-
+# %% ../nbs/10_gcn.ipynb #6f5bdbba
 class GCN(nn.Module):
     "Graph convolutions: entity ids [B] → [B, widths[-1]]; without ids, all entities."
     def __init__(self,

@@ -94,7 +94,7 @@ def margin_loss(
     far = torch.cat([source - wrong_target, wrong_source - target], 1).abs().sum(2)   # [B, 2k]
     return ((source - target).abs().sum(2) + margin - far).relu().mean()
 
-
+# %% ../nbs/16_gcn_align.ipynb #dd3bd839
 def with_negatives(self, seeds):
     "The seeds, each with its wrong pairs: [B, 2 + 2k]."
     generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + int(self.epochs) // self.options.resample)

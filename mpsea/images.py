@@ -140,12 +140,12 @@ def vgg16(
     model.classifier = model.classifier[:-2]                 # fc6, ReLU, dropout, fc7, ReLU
     return model.eval()
 
-
+# %% ../nbs/04_images.ipynb #09d71ed0
 def _manual(url):
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     return f"download that file elsewhere and put it into {folder}, or use backbone='efficientnet_lite0', which needs no network"
 
-# %% ../nbs/04_images.ipynb #47eabe96
+# %% ../nbs/04_images.ipynb #27107f2f
 BACKBONES = {   # name: (how to make it, width, mean and deviation per channel)
     "vgg16": (vgg16, 4096, (.485, .456, .406), (.229, .224, .225)),
     "efficientnet_lite0": (lite0, 1280, (127 / 255,) * 3, (128 / 255,) * 3),
@@ -175,7 +175,7 @@ def image_features(
     _report(failed, len(pictures))
     return out
 
-# %% ../nbs/04_images.ipynb #27107f2f
+# %% ../nbs/04_images.ipynb #15bb6dbd
 def _batch(pictures, start, crop, mean, std):
     "Tensors by position, and (position, reason) of what could not be read."
     batch, failed = {}, []
@@ -185,7 +185,7 @@ def _batch(pictures, start, crop, mean, std):
             failed.append((i, f"{picture if isinstance(picture, (str, Path)) else type(picture).__name__}: {e}"))
     return batch, failed
 
-
+# %% ../nbs/04_images.ipynb #d25eb45e
 def _report(failed, total):
     if not failed: return
     first = "; ".join(f"no. {i}, {reason}" for i, reason in failed[:3])
@@ -193,7 +193,7 @@ def _report(failed, total):
         raise DataError(f"none of the {total:,} pictures can be read ({first})", remedy="check the paths and the file formats")
     warnings.warn(f"{len(failed):,} of {total:,} pictures cannot be read and count as missing ({first})", stacklevel=3)
 
-# %% ../nbs/04_images.ipynb #2bd731d9
+# %% ../nbs/04_images.ipynb #5728153a
 MISSING_IMAGE = ("normal", "zero", "mean", "mask", "propagate")
 HOPS = 3   # how far pictures are propagated
 
@@ -216,7 +216,7 @@ def fill_missing(
     image[missing] = torch.nn.functional.normalize(rows, dim=1)
     return image
 
-
+# %% ../nbs/04_images.ipynb #ad77737f
 def _require_rule(rule):
     if rule not in MISSING_IMAGE:
         raise ConfigError(f"unknown rule {rule!r} for missing images", remedy=f"use one of {', '.join(MISSING_IMAGE)}")
@@ -241,7 +241,7 @@ def _propagate(image, known, graph):
         known = known.index_fill(0, rows, True)
     return known
 
-# %% ../nbs/04_images.ipynb #a97abb93
+# %% ../nbs/04_images.ipynb #dc9e5cc0
 def image_matrix(
     parts: list,            # per KG (joint ids int [I], features float32 [I, D]); nothing for a KG without pictures
     num_entities: int,      # N

@@ -47,7 +47,7 @@ def graph_files(
     if not data: raise DataError("no file of a known kind", file=path, remedy="see `mpsea import --help` for the kinds, or say in a mapping what the files are")
     return data, pictures, [p for p in inside if p not in data and p not in pictures], path
 
-
+# %% ../nbs/06_importing.ipynb #2e380aa6
 def named_pictures(root, mapping, found):
     "The folder of pictures that a mapping names, or that of the graph, and the pictures in it."
     if not mapping.pictures: return root, found
@@ -68,7 +68,7 @@ def file_statements(
         raise DataError("what kind of file is this?", file=path, remedy=f'say it in a mapping, e.g. files: {{"{Path(path).name}": {{format: ntriples}}}}')
     return options.format, READERS.get(options.format, rdf_statements)(path, options, problems, report)
 
-# %% ../nbs/06_importing.ipynb #38a2c384
+# %% ../nbs/06_importing.ipynb #033ef0e7
 @dataclass(eq=False)
 class ReadGraph:
     "A graph whose files have been read; ids are provisional until the links are there too."
@@ -79,7 +79,7 @@ class ReadGraph:
     root: Path           # the folder of them all
     unplaced: int        # pictures whose name is no entity's
 
-
+# %% ../nbs/06_importing.ipynb #92bd4a2f
 def read_graph(
     path,                   # a file or a folder
     mapping: GraphMapping,  # how to read it
@@ -111,7 +111,7 @@ def graph_name(
     path = Path(path).expanduser().resolve()
     return path.name if path.is_dir() else path.name.split(".")[0] or path.name
 
-# %% ../nbs/06_importing.ipynb #fc1a8bfc
+# %% ../nbs/06_importing.ipynb #eb900a5c
 @dataclass(eq=False)
 class Imported:
     "A pair as it was read, and what there is to say about it."
@@ -135,7 +135,7 @@ def origin(imported):
     graphs = {side: [row(p, g.root) for p, *_ in g.files] for side, g in zip(("source", "target"), imported.graphs)}
     return {**graphs, "links": row(Path(imported.links), Path(imported.links).parent) if imported.links else None, "skipped": imported.problems.count}
 
-
+# %% ../nbs/06_importing.ipynb #04e1ae5c
 def import_pair(
     source,          # a file or a folder
     target,          # a file or a folder
@@ -158,7 +158,7 @@ def import_pair(
     return Imported(pair, tuple(picture_table(g.gathered, g.root) for g in graphs), tuple(graphs), links, left, problems,
                     (len(a.entities) - before[0], len(b.entities) - before[1]))
 
-# %% ../nbs/06_importing.ipynb #61a7ad62
+# %% ../nbs/06_importing.ipynb #65110e28
 def coverage(
     kg: KnowledgeGraph,  # a graph
 ) -> dict:
@@ -176,7 +176,7 @@ def short(
     if len(name) > width and "/" in name.rstrip("/"): name = name.rstrip("/").rsplit("/", 1)[-1]
     return name if len(name) <= width else name[:width - 1] + "…"
 
-
+# %% ../nbs/06_importing.ipynb #fb586591
 def samples(
     kg: KnowledgeGraph,  # a graph
     gathered: Gathered,  # what it was made of
@@ -190,7 +190,7 @@ def samples(
     texts = [(p, t[0]) for p, t in gathered.samples.items() if t]
     return out + [("attribute", f"{short(texts[i][0])}: {short(texts[i][1])!r}") for i in pick(len(texts))]
 
-# %% ../nbs/06_importing.ipynb #b837a660
+# %% ../nbs/06_importing.ipynb #468b83d7
 def graph_warnings(
     read: ReadGraph,       # as it was read
     kg: KnowledgeGraph,    # as it was built
@@ -210,7 +210,7 @@ def graph_warnings(
     if read.unplaced: out.append(f"{read.unplaced:,} pictures whose name is no entity's")
     return out
 
-
+# %% ../nbs/06_importing.ipynb #0dc3d229
 def pair_warnings(
     found: Imported,  # a pair
 ) -> list:
@@ -223,7 +223,7 @@ def pair_warnings(
         if a and b and not set(a) & set(b): out.append(f"the graphs have no {what} of the same name")
     return out
 
-# %% ../nbs/06_importing.ipynb #65110e28
+# %% ../nbs/06_importing.ipynb #eca77430
 def import_text(
     found: Imported,  # a pair
 ) -> str:

@@ -34,14 +34,14 @@ def whereabouts(
     try: return str(locate(dataset, data_dir))
     except DataError: return f"not here: mpsea data get {dataset.name}" if dataset.url else "not here: see its publisher"
 
-
+# %% ../nbs/08_inventory.ipynb #8094e49f
 def catalogue(
     data_dir="",  # look here and nowhere else
 ) -> str:
     "The data sets that have a name, and where they are."
     return columns([("name", "title", "where", "what"), *((d.name, d.title, whereabouts(d, data_dir), d.what) for d in DATASETS.values())])
 
-# %% ../nbs/08_inventory.ipynb #aafa6c4f
+# %% ../nbs/08_inventory.ipynb #edda5b07
 def known_data(
     what: str,    # a name or a folder
     data_dir="",  # for a name: look here and nowhere else
@@ -53,7 +53,7 @@ def known_data(
     if folder.is_dir(): return None, folder
     raise ConfigError(f"{what!r} is neither a data set nor a folder{guess(what, list(DATASETS))}", remedy="mpsea data list shows the names")
 
-# %% ../nbs/08_inventory.ipynb #704dad38
+# %% ../nbs/08_inventory.ipynb #a39b349a
 def remarks(
     pair,      # KGPair
     coverage,  # what FeatureSet.coverage gives
@@ -70,7 +70,7 @@ def remarks(
         if again: out.append(f"{again:,} links share an entity of {kg.name} with another: a split keeps them together")
     return out
 
-# %% ../nbs/08_inventory.ipynb #fc76ef76
+# %% ../nbs/08_inventory.ipynb #07273f36
 def describe(
     pair,  # KGPair
 ) -> str:
@@ -83,7 +83,7 @@ def describe(
              "\n".join(f"note: {r}" for r in remarks(pair, coverage))]
     return "\n\n".join(filter(None, parts))
 
-# %% ../nbs/08_inventory.ipynb #2a6ab693
+# %% ../nbs/08_inventory.ipynb #2d20dd2c
 def survey(
     what: str,    # a name or a folder
     data_dir="",  # for a name: look here and nowhere else
@@ -99,7 +99,7 @@ def survey(
     told, failures = zip(*map(_told, readers)) if readers else ((), ())
     return "\n\n".join([columns(rows), *told]), sum(failures) if readers else 1
 
-
+# %% ../nbs/08_inventory.ipynb #4ed63352
 def _told(read):
     "What a pair holds, or why it cannot be read; and whether it cannot."
     try: return describe(read(progress=True)), False

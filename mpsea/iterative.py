@@ -25,7 +25,7 @@ def propose(
     found = torch.as_tensor(mutual_nearest(z[:len(source)], z[len(source):], config.csls_k), device=source.device)
     return torch.stack([source[found[:, 0]], target[found[:, 1]]], 1)
 
-
+# %% ../nbs/31_iterative.ipynb #63488ccb
 def common(
     a: Tensor,  # [p, 2]
     b: Tensor,  # [q, 2]
@@ -35,7 +35,7 @@ def common(
     width = int(max(a.max(), b.max())) + 1
     return a[torch.isin(a[:, 0] * width + a[:, 1], b[:, 0] * width + b[:, 1])]
 
-# %% ../nbs/31_iterative.ipynb #174c9c7b
+# %% ../nbs/31_iterative.ipynb #d4fb585f
 class Promoter:
     "Proposes and promotes pairs while training; `fit` calls it after every epoch of the second phase. All it remembers lives in the state."
     def __init__(self,

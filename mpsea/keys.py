@@ -49,7 +49,7 @@ class Column:
     entity: np.ndarray   # int64 [n]
     value: np.ndarray    # float64 [n, 1], or [n, 2] of a coordinate
 
-
+# %% ../nbs/09_keys.ipynb #3501ddd8
 def kind_of(
     value: np.ndarray,   # [n] values of a key
     date: np.ndarray,    # [n] which are dates
@@ -63,7 +63,7 @@ def kind_of(
 
 def spread_evenly(value): return np.std(np.log(value)) < 1          # populations spread over magnitudes, numbers that are given out do not
 
-# %% ../nbs/09_keys.ipynb #ce74ae34
+# %% ../nbs/09_keys.ipynb #2a847ef6
 def columns_of(
     kg,   # KnowledgeGraph
 ):
@@ -78,7 +78,7 @@ def columns_of(
     of = lambda k: Column(kg.keys[k], kind_of(n.value[rows[k]], n.kind[rows[k]] == Kind.DATE), n.entity[rows[k]].astype(np.int64), n.value[rows[k]][:, None])
     return [of(k) for k in single] + joined
 
-
+# %% ../nbs/09_keys.ipynb #44049982
 def coordinates(kg, rows):
     "Pairs of keys (latitude, longitude) that have the ranges of both and the same entities."
     n, fits = kg.numbers, lambda v, most: len(v) > 10 and np.abs(v).max() <= most and (v != np.round(v)).mean() > .5 and v.min() < 0 < v.max()
@@ -95,7 +95,7 @@ def joint_column(kg, first, second, name):
     entity, i, j = np.intersect1d(n.entity[a], n.entity[b], return_indices=True)
     return Column(name, "coordinate", entity.astype(np.int64), np.stack([n.value[a][i], n.value[b][j]], 1))
 
-# %% ../nbs/09_keys.ipynb #5e453390
+# %% ../nbs/09_keys.ipynb #59225f54
 MONTH_ENDS = -1 / 24      # a date written as year + month / 12 names the end of its month; half a month earlier lies within it
 SHRINK, LEAST_SEEDS, LEAST_GAIN, LEAST_TOTAL, MOST_PAIRS = 4., 3, .5, 8., 8_000_000
 
@@ -132,7 +132,7 @@ class Rule:
         "Log-likelihood ratio of a pair that has both keys and is not near, at most 0."
         return min(0., float(np.log(max(self.match[self.near:].sum(), 1e-3) / max(self.chance[self.near:].sum(), 1e-6))))
 
-# %% ../nbs/09_keys.ipynb #59225f54
+# %% ../nbs/09_keys.ipynb #2bf4f310
 def blocks_of(
     match: np.ndarray,    # [bins] nested, from the narrowest on
     chance: np.ndarray,   # [bins]
@@ -146,7 +146,7 @@ def blocks_of(
             blocks[-1] = [last, blocks[-1][1] + m, blocks[-1][2] + u]
     return blocks
 
-
+# %% ../nbs/09_keys.ipynb #fbd35177
 def near_bins(
     match: np.ndarray,    # [bins + 1]
     chance: np.ndarray,   # [bins + 1]
@@ -159,7 +159,7 @@ def near_bins(
     ends = np.array([last for last, m, u in blocks_of(match[:some], chance[:some]) if m > u], int)
     return np.repeat(ends, np.diff(ends, prepend=-1))
 
-# %% ../nbs/09_keys.ipynb #2bf4f310
+# %% ../nbs/09_keys.ipynb #037c9b75
 def measure(
     how: str,            # a name in WORDS
     value: np.ndarray,   # [n, c]
@@ -169,7 +169,7 @@ def measure(
     if how != "ratio": return value + offset
     with np.errstate(divide="ignore", invalid="ignore"): return np.where(value > 0, np.log(np.where(value > 0, value, 1)), np.nan) + offset
 
-
+# %% ../nbs/09_keys.ipynb #6f798505
 def ways(
     a: Column,       # of the source
     b: Column,       # of the target
@@ -186,7 +186,7 @@ def ways(
     if (x > 0).all() and (y > 0).all(): out.append(("ratio", float(np.median(np.log(y) - np.log(x)))))
     return out
 
-# %% ../nbs/09_keys.ipynb #ab1c4ee1
+# %% ../nbs/09_keys.ipynb #bcca2dcc
 def bins_of(
     how: str,        # a name in WORDS
     x: np.ndarray,   # [n, c] as compared
@@ -201,7 +201,7 @@ def bins_of(
         found = np.maximum(found, sum(((other < a[i]) | (other >= b[i])).astype(np.int64) for a, b in zip(low, high)))
     return found
 
-
+# %% ../nbs/09_keys.ipynb #16cdea6f
 def near_pairs(
     how: str,        # a name in WORDS
     x: np.ndarray,   # [n, c] as compared
@@ -218,7 +218,7 @@ def near_pairs(
     found = bins_of(how, x, y, i, j)
     return i[found < near], j[found < near], found[found < near]
 
-# %% ../nbs/09_keys.ipynb #98cdfffe
+# %% ../nbs/09_keys.ipynb #c6a840ce
 def joined(
     a: np.ndarray,   # [n] groups
     b: np.ndarray,   # [m] groups
@@ -250,7 +250,7 @@ def strangers(
     share = count / max(len(x) * len(y), 1)
     return np.append(share, 1 - share.sum())
 
-
+# %% ../nbs/09_keys.ipynb #754e937c
 def learn_rule(
     a: Column,                # of the source
     b: Column,                # of the target
@@ -274,7 +274,7 @@ def learn_rule(
         if best is None or gain > best.gain: best = Rule(*place, how, offset, m, u, len(which), gain, near_bins(m, u, len(a.value) * len(b.value)))
     return best
 
-# %% ../nbs/09_keys.ipynb #16cdea6f
+# %% ../nbs/09_keys.ipynb #5bf2f6d0
 def align_keys(
     source: list,        # columns of the source
     target: list,        # columns of the target
@@ -294,7 +294,7 @@ def align_keys(
     for r in found: top[0][r.source], top[1][r.target] = max(top[0][r.source], r.gain), max(top[1][r.target], r.gain)
     return sorted((r for r in found if r.gain >= .5 * min(top[0][r.source], top[1][r.target])), key=lambda r: -r.gain)
 
-
+# %% ../nbs/09_keys.ipynb #cba2d5e8
 def rules_table(
     rules: list,    # Rules
     source: list,   # columns

@@ -22,7 +22,7 @@ def _freeze(a):
     a.flags.writeable = False
     return a
 
-
+# %% ../nbs/01_kg.ipynb #85636cc4
 def _ids(a, what, width=None, bounds=()):
     "`a` as read-only int32 of shape [n] or [n, width], column i in `range(bounds[i])`."
     shape = (0,) if width is None else (0, width)
@@ -36,7 +36,7 @@ def _ids(a, what, width=None, bounds=()):
                                      remedy="ids run from 0 to the number of names minus one")
     return _freeze(a.astype(np.int32, copy=False))
 
-# %% ../nbs/01_kg.ipynb #14aaa888
+# %% ../nbs/01_kg.ipynb #c365e956
 def distinct(
     rows: np.ndarray,  # [n, w] non-negative integers
 ) -> np.ndarray:       # [m, w] the distinct rows, sorted
@@ -55,7 +55,7 @@ def distinct(
         code = code // bound
     return np.stack(columns[::-1], 1).astype(rows.dtype)
 
-# %% ../nbs/01_kg.ipynb #f152a01e
+# %% ../nbs/01_kg.ipynb #36416a8a
 def _names(names, what):
     names = tuple(names)
     if len(set(names)) == len(names): return names
@@ -68,7 +68,7 @@ def _require_distinct(rows, what):
     if repeated:
         raise DataError(f"{what}: {repeated} rows occur twice", remedy="pass them through mpsea.kg.distinct")
 
-
+# %% ../nbs/01_kg.ipynb #71a3cee3
 def _finite(a, what, shape, dtype):
     try: a = np.asarray(a, dtype)
     except (TypeError, ValueError): raise DataError(f"{what}: not numbers") from None
@@ -79,13 +79,13 @@ def _finite(a, what, shape, dtype):
         raise DataError(f"{what}: row {bad} is NaN or infinite", remedy="leave the row out: missing data have their own treatment")
     return _freeze(a)
 
-# %% ../nbs/01_kg.ipynb #282b7022
+# %% ../nbs/01_kg.ipynb #2b946fc3
 class Kind(IntEnum):
     "What a value is; dates are stored as decimal years."
     NUMBER = 0
     DATE = 1
 
-
+# %% ../nbs/01_kg.ipynb #02352fe1
 @dataclass(frozen=True, eq=False)
 class Numbers:
     "Numerical triples as four columns of equal length V."
@@ -110,7 +110,7 @@ class Numbers:
 def _set(self, **values):
     for name, value in values.items(): object.__setattr__(self, name, value)
 
-# %% ../nbs/01_kg.ipynb #02352fe1
+# %% ../nbs/01_kg.ipynb #bb961347
 @dataclass(frozen=True, eq=False)
 class Images:
     "Image features, one row for each pictured entity, sorted by entity."
@@ -131,7 +131,7 @@ class Images:
     @property
     def width(self): return self.feature.shape[1]
 
-# %% ../nbs/01_kg.ipynb #bb961347
+# %% ../nbs/01_kg.ipynb #04c1b18a
 @dataclass(frozen=True, eq=False, repr=False)
 class KnowledgeGraph:
     "Entities, relation triples, attributes, numbers and images of one graph."
@@ -158,7 +158,7 @@ class KnowledgeGraph:
         "What to call an entity in front of people."
         return self.labels[entity] if self.labels else self.entities[entity]
 
-# %% ../nbs/01_kg.ipynb #4e216e94
+# %% ../nbs/01_kg.ipynb #3abd3205
 def _checked(kg):
     "The fields of a graph, each in its final type, consistent with the others."
     out = {f: _names(getattr(kg, f), f"{kg.name}: {f}") for f in ("entities", "relations", "attributes", "keys")}
@@ -175,7 +175,7 @@ def _checked(kg):
     if kg.labels is not None and len(kg.labels) != n: raise DataError(f"{kg.name}: {len(kg.labels)} labels for {n} entities")
     return {**out, "labels": None if kg.labels is None else tuple(kg.labels)}
 
-
+# %% ../nbs/01_kg.ipynb #b03e1b0c
 def describe(
     kg: KnowledgeGraph,  # the graph
 ):
@@ -187,7 +187,7 @@ def describe(
     elif len(kg.pictured): parts.append(f"{len(kg.pictured):,} pictured without features")
     return f"{kg.name}: " + ", ".join(parts)
 
-# %% ../nbs/01_kg.ipynb #b03e1b0c
+# %% ../nbs/01_kg.ipynb #d2020554
 @dataclass(frozen=True, eq=False, repr=False)
 class KGPair:
     "Two graphs and the links between them."
@@ -218,7 +218,7 @@ class KGPair:
     def summary(self): return summarise_pair(self)
     def fingerprint(self): return self.__dict__.setdefault("_fingerprint", None) or _fingerprint(self)
 
-# %% ../nbs/01_kg.ipynb #2b1b86ea
+# %% ../nbs/01_kg.ipynb #f050d792
 def link_components(
     links: np.ndarray,  # [L, 2] source id, target id
 ) -> np.ndarray:        # int64 [L] component of each link, numbered in order of appearance
@@ -233,7 +233,7 @@ def link_components(
             component = least[ids]
         if (component == before).all(): return np.unique(component, return_inverse=True)[1].ravel()
 
-# %% ../nbs/01_kg.ipynb #f050d792
+# %% ../nbs/01_kg.ipynb #39f340b7
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
     "Links by use; local ids, int32 [k, 2], in the order of the pair's links."
@@ -249,7 +249,7 @@ def _nearest_cut(ends, wanted):
     "How many components to take so that the number of links is nearest to `wanted`."
     return int(np.argmin(np.abs(np.concatenate([[0], ends]) - wanted)))
 
-
+# %% ../nbs/01_kg.ipynb #ac9ff5b5
 def split_links(
     pair: KGPair,             # the pair whose links are split
     seed_ratio: float,        # part of all links known beforehand, 0 < seed_ratio < 1
@@ -271,7 +271,7 @@ def split_links(
     _require_parts(pair, split, valid_ratio)
     return split
 
-# %% ../nbs/01_kg.ipynb #1d8c855a
+# %% ../nbs/01_kg.ipynb #4001e67c
 def _require_parts(pair, split, valid_ratio):
     "Every part that was asked for has at least one link."
     for part, asked, remedy in (("seeds", True, "raise seed_ratio, lower valid_ratio, or give more links"),
@@ -280,7 +280,7 @@ def _require_parts(pair, split, valid_ratio):
         if asked and not len(getattr(split, part)):
             raise DataError(f"{pair.name}: none of {len(pair.links)} links left for {part}", remedy=remedy)
 
-# %% ../nbs/01_kg.ipynb #39f340b7
+# %% ../nbs/01_kg.ipynb #c023e667
 def summarise_pair(
     pair: KGPair,  # the pair
 ):
@@ -292,14 +292,14 @@ def summarise_pair(
              "images": 0 if kg.images is None else len(kg.images), "links": len(pair.links)} for kg in (pair.source, pair.target)]
     return pd.DataFrame(rows).set_index(["dataset", "KG"])
 
-# %% ../nbs/01_kg.ipynb #b2817407
+# %% ../nbs/01_kg.ipynb #e79fc5d9
 def _arrays(kg):
     "The content of a graph: what can change a result."
     n = kg.numbers
     out = [kg.triples, kg.attribute_triples, n.entity, n.key, n.value, n.kind, kg.pictured]
     return out + ([] if kg.images is None else [kg.images.entity, kg.images.feature])
 
-
+# %% ../nbs/01_kg.ipynb #78733bc8
 def _fingerprint(pair):
     h = hashlib.sha256()
     for kg in (pair.source, pair.target):

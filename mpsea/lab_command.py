@@ -31,7 +31,7 @@ def copy_notebooks(
     start = Path(to)/"tutorials"/"start.ipynb"
     return start if start.exists() else Path(to)/"experiments"/"train.ipynb"
 
-
+# %% ../nbs/76_lab_command.ipynb #a8e2456a
 def start_notebook(
     here,  # the current folder
 ):
@@ -40,7 +40,7 @@ def start_notebook(
     if tutorial and tutorial.is_file(): return tutorial, checkout()
     return copy_notebooks(Path(here)/COPIES), Path(here)
 
-# %% ../nbs/76_lab_command.ipynb #7d76c353
+# %% ../nbs/76_lab_command.ipynb #c6a98b14
 def jupyter_command(
     args,   # no_browser, port, jupyter
     here,   # the current folder
@@ -52,7 +52,7 @@ def jupyter_command(
     where = [f"--ServerApp.root_dir={Path(root).resolve()}", f"--LabApp.default_url=/lab/tree/{page}"]
     return [sys.executable, "-m", "jupyterlab", *where, *options]
 
-
+# %% ../nbs/76_lab_command.ipynb #162033df
 def lab(
     args,  # as for `jupyter_command`
 ):
@@ -60,7 +60,7 @@ def lab(
     command = jupyter_command(args, Path.cwd())
     os.execv(command[0], command)
 
-# %% ../nbs/76_lab_command.ipynb #f1c89983
+# %% ../nbs/76_lab_command.ipynb #b15a71d8
 def add(
     commands,  # what add_subparsers gives
 ):

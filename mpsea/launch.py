@@ -29,7 +29,7 @@ def checkout():
     home = Path(mpsea.__file__).resolve().parent.parent
     return home if (home/"pyproject.toml").is_file() and (home/"nbs").is_dir() else None
 
-
+# %% ../nbs/40_launch.ipynb #8255a90b
 def shared(
     kind: str,  # "experiments", "tutorials" or "params"
 ):
@@ -39,7 +39,7 @@ def shared(
     places = ([home/("params" if kind == "params" else f"nbs/{kind}")] if home else []) + [Path(p)/"share"/"mpsea"/kind for p in prefixes]
     return next((p for p in places if p.is_dir()), None)
 
-# %% ../nbs/40_launch.ipynb #098abcb2
+# %% ../nbs/40_launch.ipynb #e0360e7d
 def find_notebook(
     name: str,                    # without suffix
     kind: str = "experiments",    # or "tutorials"
@@ -50,7 +50,7 @@ def find_notebook(
     raise ConfigError(f"no notebook {name!r} in {kind}{guess(name, list(known))}",
                       remedy="there are " + ", ".join(known) if known else "install mpsea again, or work in a checkout of its repository")
 
-# %% ../nbs/40_launch.ipynb #bb27c9d6
+# %% ../nbs/40_launch.ipynb #4ea787fc
 def known_params():
     "Name -> path of the parameter files that come with mpsea."
     return {p.stem: p for p in sorted(shared("params").glob("*.yaml")) if p.stem != "published"} if shared("params") else {}
@@ -66,7 +66,7 @@ def find_params(
     raise ConfigError(f"no parameter file {str(name)!r}{guess(str(name), list(known))}",
                       remedy="give a path, or one of " + ", ".join(known))
 
-# %% ../nbs/40_launch.ipynb #40164943
+# %% ../nbs/40_launch.ipynb #51a4759a
 FIELDS = {f.name: f for f in fields(Config)}
 
 
@@ -79,7 +79,7 @@ def known_name(
     raise ConfigError(f"unknown parameter {name!r}{guess(str(name), list(FIELDS))}", file=file,
                       remedy="mpsea train --help lists all parameters")
 
-# %% ../nbs/40_launch.ipynb #67c12132
+# %% ../nbs/40_launch.ipynb #5d7e4edb
 def typed(
     f,          # dataclass field of Config
     text: str,  # what was written
@@ -91,7 +91,7 @@ def typed(
     try: return {"int": int, "float": float, "str": str}[kind](text)
     except (KeyError, ValueError): raise ConfigError(f"{f.name}={text!r} is not of type {kind}", remedy=f.metadata["help"]) from None
 
-# %% ../nbs/40_launch.ipynb #0c29db67
+# %% ../nbs/40_launch.ipynb #9d8f535b
 def with_protocol(
     files,    # parameter files
     method,   # method asked for by name, or None
@@ -103,7 +103,7 @@ def with_protocol(
     head = files[:1] if files[:1] == ["base"] else []
     return [*head, method, *files[len(head):]]
 
-# %% ../nbs/40_launch.ipynb #a7ef29fe
+# %% ../nbs/40_launch.ipynb #d400c234
 def parameters(
     files: list = (),   # parameter files, later ones win
     texts: list = (),   # pairs of name and text, stronger than files
@@ -121,7 +121,7 @@ def parameters(
     config = Config.from_dict(said)
     return {name: getattr(config, name) for name in said}, config
 
-# %% ../nbs/40_launch.ipynb #f40880bc
+# %% ../nbs/40_launch.ipynb #fbbb8ece
 class Screen:
     "Progress in one line, other text as it is."
     def __init__(self,
@@ -152,14 +152,14 @@ class Screen:
         elif self.line != self.shown: append(self)
         self.line, self.shown, self.when = "", "", -1e9
 
-
+# %% ../nbs/40_launch.ipynb #465ed065
 def stage_of(
     line: str,  # a progress line
 ):
     "The label of a progress line: what is going on, without how far it is."
     return line.split("  ")[0].strip()
 
-# %% ../nbs/40_launch.ipynb #465ed065
+# %% ../nbs/40_launch.ipynb #b03b71c5
 def rewrite(
     screen: Screen,  # whose progress goes to a terminal
 ):
@@ -169,7 +169,7 @@ def rewrite(
     screen.err.flush()
     screen.shown = text
 
-
+# %% ../nbs/40_launch.ipynb #15ff09cb
 def append(
     screen: Screen,  # whose progress goes to a file
 ):
@@ -177,7 +177,7 @@ def append(
     print(screen.line, file=screen.err, flush=True)
     screen.shown, screen.when = screen.line, time.monotonic()
 
-# %% ../nbs/40_launch.ipynb #15ff09cb
+# %% ../nbs/40_launch.ipynb #887c06a0
 def readable(
     bundle: dict,  # format -> content
 ):
@@ -188,7 +188,7 @@ def readable(
     if nameless: return "".join(bundle.get("text/markdown", ""))
     return "" if broken and "text/html" in bundle else text
 
-# %% ../nbs/40_launch.ipynb #5f89b566
+# %% ../nbs/40_launch.ipynb #6e2cd443
 def show(
     message: dict,   # what a kernel said, as Jupyter's protocol has it
     screen: Screen,  # where it goes
@@ -202,7 +202,7 @@ def show(
     if lines and lines[-1].startswith(PROGRESS_MARK): screen.progress(lines[-1])
     elif text.strip() and kind != "update_display_data": screen.write(text, to_err=content.get("name") == "stderr")
 
-# %% ../nbs/40_launch.ipynb #6e2cd443
+# %% ../nbs/40_launch.ipynb #a2c086f8
 QUIET = {"PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
@@ -215,7 +215,7 @@ async def interrupted(
     await client.km.interrupt_kernel()
     if client.task_poll_for_reply: await asyncio.wait([client.task_poll_for_reply], timeout=patience)
 
-# %% ../nbs/40_launch.ipynb #17fff54e
+# %% ../nbs/40_launch.ipynb #348a8b9e
 def showing_engine(
     screen: Screen,  # where the output goes
 ):
@@ -245,7 +245,7 @@ def showing_engine(
             return client.execute(env={**QUIET, **os.environ})
     return Engine
 
-# %% ../nbs/40_launch.ipynb #348a8b9e
+# %% ../nbs/40_launch.ipynb #c253e557
 class NotebookError(MpseaError):
     "A notebook that stopped: `.notebook` holds what it did until then."
     def __init__(self,
@@ -255,7 +255,7 @@ class NotebookError(MpseaError):
         super().__init__(message)
         self.notebook = Path(notebook)
 
-# %% ../nbs/40_launch.ipynb #7f0f6cda
+# %% ../nbs/40_launch.ipynb #053b5568
 def our_errors(kind=MpseaError):
     "The names of our own errors."
     return {kind.__name__}.union(*map(our_errors, kind.__subclasses__()))
@@ -270,7 +270,7 @@ def one_line(
     text = " ".join(text.split())
     return f"unexpected {name}: {text[:300]}{'…' * (len(text) > 300)}" if text else f"unexpected {name}"
 
-# %% ../nbs/40_launch.ipynb #ebf9981e
+# %% ../nbs/40_launch.ipynb #a7383242
 def run_notebook(
     notebook,               # the notebook to run
     out,                    # where the executed notebook goes

@@ -53,7 +53,7 @@ def table_pairs(
         if len(cells) == len(names) and all(cells[i].strip() for i in (a, b)): yield line, bare_name(cells[a].strip()), bare_name(cells[b].strip())
         else: problems(f"expected {len(names)} columns with a source and a target, found {cells[:4]}"[:200], path, line, "correct the line")
 
-
+# %% ../nbs/05_links.ipynb #ddd6a586
 def pair_columns(
     names: list,           # cells of the first line
     options: FileOptions,  # what the mapping says
@@ -71,7 +71,7 @@ def pair_columns(
     raise DataError(f"which of {len(names)} columns are source and target?", file=path, line=1,
                     remedy='say it in a mapping, e.g. links: {columns: [source, "", target]}')
 
-# %% ../nbs/05_links.ipynb #b3a567af
+# %% ../nbs/05_links.ipynb #4938ddfd
 def is_sssom(
     path,  # a table
 ) -> bool:
@@ -98,7 +98,7 @@ def sssom_pairs(
             if same: yield line, expand(row["subject_id"], prefixes), expand(row["object_id"], prefixes)
             else: left[f"mappings that say {row.get('predicate_modifier') or ''} {row['predicate_id'][:80]}".replace("  ", " ")] += 1
 
-
+# %% ../nbs/05_links.ipynb #9b7cd3a4
 def sssom_prefixes(
     head: str,  # the lines that begin with #, without it
     path,       # the file, for messages
@@ -118,7 +118,7 @@ def expand(
     prefix, colon, rest = curie.strip().partition(":")
     return prefixes[prefix] + rest if colon and prefix in prefixes else bare_name(curie.strip())
 
-# %% ../nbs/05_links.ipynb #561e21b4
+# %% ../nbs/05_links.ipynb #f750aa4e
 def names_of(
     gathered: Gathered,  # a graph
 ) -> dict:               # name → provisional id
@@ -141,7 +141,7 @@ def known_pairs(
                             remedy="the source comes first in a line; check that the links belong to these graphs")
     return [tuple(names[p[i]] if p[i] in names else g.entity(p[i]) for g, names, i in sides) for p in pairs]
 
-
+# %% ../nbs/05_links.ipynb #1868d01d
 def either_way(
     pairs: list,       # (line, a, b)
     source: Gathered,  # the source graph
@@ -156,7 +156,7 @@ def either_way(
         else: left["links to entities that are in neither graph"] += 1
     return out
 
-# %% ../nbs/05_links.ipynb #1371f646
+# %% ../nbs/05_links.ipynb #ba6d970f
 def read_links(
     path,              # the file
     source: Gathered,  # the source graph
@@ -177,7 +177,7 @@ def read_links(
                                            remedy="check that the links belong to these graphs")
     return np.array(rows, np.int32).reshape(-1, 2), left
 
-
+# %% ../nbs/05_links.ipynb #41a298f1
 def _parquet_pairs(path, options):
     "The pairs of a table with columns source and target, or as a mapping says."
     for line, a, _, b, _ in parquet_statements(path, options): yield line, bare_name(a), bare_name(b or "")

@@ -58,12 +58,12 @@ def typed_value(
     try: return *parse_value(text, predicate), datatype
     except DataError: return None
 
-
+# %% ../nbs/03_literals.ipynb #32cff6c5
 def _dated(text, datatype, predicate):
     "A year is told from a number by its type, and may have a time zone."
     return (f'"{_ZONE.sub("", text)}"^^<{datatype}>' if datatype.endswith("gYear") else text), predicate
 
-# %% ../nbs/03_literals.ipynb #6b1bb15a
+# %% ../nbs/03_literals.ipynb #2d611dfa
 _ADDRESS = re.compile(r"(?:https?|ftp|urn|file|doi|tag)://?[^\s<>\"]+|urn:[^\s<>\"]+")
 PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg")
 _PICTURES = PICTURES + tuple(s.upper() for s in PICTURES)
@@ -81,13 +81,14 @@ def guessed_value(
     try: return *parse_value(text, predicate), ""
     except DataError: return None
 
-
+# %% ../nbs/03_literals.ipynb #df6b2e52
 @lru_cache(1 << 16)
 def is_address(
     text: str,  # as it stands
 ) -> bool:
     "Whether a text is an IRI."
     return len(text) < 4096 and _ADDRESS.fullmatch(text) is not None
+
 
 def is_picture(
     text: str,  # an address or a path

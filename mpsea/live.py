@@ -59,7 +59,7 @@ def live_chart(
     return dressed(fig, "Training", said(history, epochs), height=520, xaxis=across, yaxis=dict(title="Hits@1", domain=[0, .42], range=[0, 1]),
                    yaxis2=dict(title="loss", domain=[.5, 1], rangemode="tozero", anchor="x"), hovermode="x unified")
 
-
+# %% ../nbs/64_live.ipynb #2075f0f3
 def said(
     history: list,      # records so far
     epochs: int = 0,    # of the whole run
@@ -70,7 +70,7 @@ def said(
     last = history[-1]
     return f"Epoch {last['epoch']} of {max(epochs, len(history))}, loss {last['loss']:.3g}" + (f", Hits@1 on the test pairs {hits[-1]:.3f}" if len(hits) else "")
 
-# %% ../nbs/64_live.ipynb #80c91194
+# %% ../nbs/64_live.ipynb #af9baeff
 class Training:
     "A run in progress: `view` to look at, `stop` to end it after this epoch; `await` it, or `wait`, for its results."
     def __init__(self,
@@ -100,7 +100,7 @@ class Training:
         except Exception as e: self.problem = e
         finally: self.end()
 
-# %% ../nbs/64_live.ipynb #af9baeff
+# %% ../nbs/64_live.ipynb #9e25154d
 def show(
     self,   # Training
 ):
@@ -127,7 +127,7 @@ def end(
     if self.problem: self.told.value = html.escape(f"It did not work: {self.problem}")
     else: self.told.value = html.escape(f"{said(self.history, self.epochs)}. {'Stopped' if self.results.get('stopped') else 'Done'}: {self.ready.folder.path}")
 
-
+# %% ../nbs/64_live.ipynb #59a03fd2
 def wait(
     self,   # Training
 ):
@@ -156,7 +156,7 @@ async def finish(
 Training.show, Training.stop, Training.end, Training.wait, Training.finish = show, stop, end, wait, finish
 Training.__await__ = lambda self: self.finish().__await__()
 
-# %% ../nbs/64_live.ipynb #aa946c63
+# %% ../nbs/64_live.ipynb #5ece8873
 RUNNING = {}   # run folder -> Training of this process
 
 
@@ -182,7 +182,7 @@ def train_live(
     display({FIGURE: json.loads(live_chart(training.history, training.epochs).to_json()), "text/plain": said(training.history, training.epochs)}, raw=True)
     return training
 
-# %% ../nbs/64_live.ipynb #d897c3d2
+# %% ../nbs/64_live.ipynb #3fe82813
 def sample_config(
     **changes,  # parameter -> value
 ):
@@ -195,7 +195,7 @@ def sample_folder():
     home = checkout()
     return Path(os.environ.get("MPSEA_RUNS") or (home/"runs" if home else "runs"))/"world-start"
 
-
+# %% ../nbs/64_live.ipynb #c565ee27
 def sample_run(
     **changes,  # of `sample_config`, where it has to be trained
 ):

@@ -35,7 +35,7 @@ class Job:
     threads: int = 1   # CPU threads of the cell
     gpu: str = ""      # the GPU of the cell, as CUDA_VISIBLE_DEVICES; empty: as it is
 
-
+# %% ../nbs/41_local.ipynb #a28a5c58
 def do(
     job: Job,  # what to do
 ):
@@ -49,7 +49,7 @@ def do(
         if hash_of(folder.path) != job.hash: raise NotebookError("the notebook ended without a finished run", folder.notebook)
     finally: unlock(folder.path/".worker")
 
-# %% ../nbs/41_local.ipynb #b736c6c5
+# %% ../nbs/41_local.ipynb #f0854229
 def work():
     "Do the job on stdin, as a process of its own."
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -60,7 +60,7 @@ def work():
     except MpseaError as e: sys.exit(f"{LAST_WORDS}{e}")
     except KeyboardInterrupt: sys.exit(f"{LAST_WORDS}stopped")
 
-
+# %% ../nbs/41_local.ipynb #bda34b3a
 LAST_WORDS = "mpsea: "
 
 
@@ -74,7 +74,7 @@ def follow(
     time.sleep(patience)
     os._exit(1)
 
-# %% ../nbs/41_local.ipynb #bda34b3a
+# %% ../nbs/41_local.ipynb #2a353120
 class Worker:
     "A process that does one job. Ends with its parent."
     def __init__(self,
@@ -113,7 +113,7 @@ class Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
-# %% ../nbs/41_local.ipynb #4af3511d
+# %% ../nbs/41_local.ipynb #5540ef03
 def cores():
     "The CPU cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -126,7 +126,7 @@ def gpus():
     import torch
     return [str(i) for i in range(torch.cuda.device_count())]
 
-
+# %% ../nbs/41_local.ipynb #aea18503
 def threads_of(
     workers: int,  # side by side
 ):
@@ -134,7 +134,7 @@ def threads_of(
     said = os.environ.get("OMP_NUM_THREADS", "")
     return int(said) if said.isdigit() and int(said) else max(1, cores() // workers)
 
-# %% ../nbs/41_local.ipynb #5540ef03
+# %% ../nbs/41_local.ipynb #e7c41345
 class Local:
     "Workers on this machine."
     def __init__(self,

@@ -50,7 +50,7 @@ def lock(
     file.flush()
     HELD[path] = file
 
-
+# %% ../nbs/40_locks.ipynb #c951a33c
 def holder(
     path,  # the file of a lock
 ):

@@ -49,7 +49,7 @@ class Contrastive(torch.autograd.Function):
         scale = grad / (2 * len(a) * ctx.tau)
         return to_a * scale, to_b * scale, None, None, None
 
-
+# %% ../nbs/14_losses.ipynb #cb0d8d53
 def pulled(
     e: Tensor,  # [B, B] exponentials
     x: Tensor,  # [B] scale of the rows
@@ -72,7 +72,7 @@ def contrastive(
     loss, confused = Contrastive.apply(F.normalize(a.float(), dim=1), F.normalize(b.float(), dim=1), tau, bf16, hardest)
     return (loss, confused) if hardest else loss
 
-# %% ../nbs/14_losses.ipynb #ce50a358
+# %% ../nbs/14_losses.ipynb #b7af7058
 class LossWeights(nn.Module):
     "Sum of losses with learned uncertainty (or plainly)."
     def __init__(self,

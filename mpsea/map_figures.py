@@ -7,7 +7,7 @@ __all__ = ['PALE', 'STATES', 'BY', 'MOST', 'LINES', 'SOURCE', 'TARGET', 'CHOSEN'
            'classes', 'colouring', 'in_view', 'pairs_drawn', 'segments', 'embedding_map', 'said', 'point_sizes',
            'ringed', 'swatches', 'map_alt', 'sampled']
 
-# %% ../nbs/61_map_figures.ipynb #ce296469
+# %% ../nbs/61_map_figures.ipynb #826d7d37
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -17,7 +17,7 @@ from .core import ConfigError
 from .figures import COLOURS, GREY, INK, OLIVE, SKY, SLATE, dressed, notice, safe
 from .response_figures import DARKER
 
-# %% ../nbs/61_map_figures.ipynb #f2851b60
+# %% ../nbs/61_map_figures.ipynb #25588705
 def pca(
     z: torch.Tensor,   # [N, D]
     width: int = 2,    # of the result
@@ -31,7 +31,7 @@ def pca(
     kept = s[:width] ** 2 / centred.square().sum().clamp(min=1e-12)
     return (u * s * sign)[:, :width].numpy().astype(np.float32), kept.numpy()
 
-
+# %% ../nbs/61_map_figures.ipynb #56943676
 def umap_plane(
     z: torch.Tensor,   # [N, D]
     seed: int = 0,     # of the layout
@@ -43,7 +43,7 @@ def umap_plane(
     small = pca(z, min(most, *z.shape))[0]
     return np.asarray(UMAP(n_components=2, metric="cosine", random_state=seed, n_jobs=1).fit_transform(small), np.float32)
 
-# %% ../nbs/61_map_figures.ipynb #59e222e6
+# %% ../nbs/61_map_figures.ipynb #b3858dfc
 PALE = "#cbd2d9"
 STATES = {"unlinked": PALE, "seed": GREY, "held out": OLIVE, "right": SKY, "wrong": INK}
 BY = {"graph": "graph", "right and wrong": "state", "what is missing": "missing", "number of neighbours": "degree"}
@@ -62,7 +62,7 @@ def classes(
     codes = points.missing.map(lambda m: at.get(m, at["several"])).to_numpy(np.uint8)
     return codes, {"nothing missing": PALE, **{f"{m} missing": c for m, c in COLOURS.items()}, "several missing": INK}
 
-
+# %% ../nbs/61_map_figures.ipynb #c4b26410
 def colouring(
     points: pd.DataFrame,   # the table
     by: str,                # a value of BY
@@ -80,7 +80,7 @@ def colouring(
     there = {name: c for i, (name, c) in enumerate(looks.items()) if (codes == i).any()}
     return codes, dict(colorscale=scale, cmin=-.5, cmax=len(looks) - .5), there
 
-# %% ../nbs/61_map_figures.ipynb #f8abb452
+# %% ../nbs/61_map_figures.ipynb #db19ea1c
 MOST = 400
 
 
@@ -111,7 +111,7 @@ def pairs_drawn(
     found = pairs[keep]
     return found[np.linspace(0, len(found) - 1, most).round().astype(int)] if len(found) > most else found, len(found)
 
-
+# %% ../nbs/61_map_figures.ipynb #11d37fd7
 def segments(
     points: pd.DataFrame,   # the table
     pairs,                  # [k, 2] joint ids
@@ -123,7 +123,7 @@ def segments(
         out.append(np.concatenate([ends, np.full((len(ends), 1), np.nan, np.float32)], 1).ravel())
     return out
 
-# %% ../nbs/61_map_figures.ipynb #9be3ef34
+# %% ../nbs/61_map_figures.ipynb #b53e322f
 LINES, SOURCE, TARGET, CHOSEN, LEGEND = range(5)
 CLASSES = 7
 
@@ -155,7 +155,7 @@ def embedding_map(
     return dressed(fig, title, map_alt(points, names, pairs), subtitle, height=620, xaxis=axis, yaxis=axis, margin=dict(l=12, r=12), hovermode="closest",
                    legend=dict(itemclick=False, itemdoubleclick=False, itemsizing="constant"))
 
-
+# %% ../nbs/61_map_figures.ipynb #935d57d1
 def said(p):
     "What hovering tells of a point."
     return safe(p.label, 40) + f"<br>{p.state}, {p.degree} neighbours" + f"<br>missing: {safe(p.missing.replace(',', ', '))}" * bool(p.missing)
@@ -166,7 +166,7 @@ def point_sizes(points, by):
     size = 3 if len(points) > 10_000 else 5 if len(points) > 1000 else 7
     return np.where(points.state == "wrong", size + 1, size).astype(np.uint8) if by == "state" else np.full(len(points), size, np.uint8)
 
-# %% ../nbs/61_map_figures.ipynb #c58a430a
+# %% ../nbs/61_map_figures.ipynb #17d6e811
 def ringed(
     points: pd.DataFrame,   # the table
     chosen=(),              # joint ids
@@ -178,7 +178,7 @@ def ringed(
                       textfont=dict(size=14, color=INK, shadow=", ".join(["0 0 4px white"] * 4)), showlegend=False, hoverinfo="skip", name="chosen", cliponaxis=False,
                       line=dict(color=INK, width=2), marker=dict(size=13, color="white", line=dict(color=INK, width=3)))
 
-
+# %% ../nbs/61_map_figures.ipynb #960eb97c
 def swatches(
     legend: dict,   # class -> colour
     names,          # of the graphs
@@ -203,7 +203,7 @@ def map_alt(points, names, pairs):
     apart, strange = (np.nanmedian(np.linalg.norm(a - b, axis=1)) for a, b in ((ends[:, 0], ends[:, 1]), (ends[:, 0], np.roll(ends[:, 1], len(ends) // 2, 0))))
     return alt + f" Lines join {len(pairs):,} pairs; the median pair is {apart / strange:.2f} times as far apart as two strangers." if strange else alt
 
-# %% ../nbs/61_map_figures.ipynb #df7fad7b
+# %% ../nbs/61_map_figures.ipynb #0d5ecda7
 def sampled(
     points: pd.DataFrame,   # the table
     pairs,                  # [k, 2] joint ids

@@ -58,7 +58,7 @@ class FileOptions:
         for name in ("header", "quote"):
             if getattr(self, name) not in (None, True, False): raise ConfigError(f"{name} is {getattr(self, name)!r}", remedy="give true or false")
 
-
+# %% ../nbs/04_mapping.ipynb #a670cc47
 def one_of(
     what: str,   # what is chosen
     value,       # the choice; empty: none made
@@ -69,7 +69,7 @@ def one_of(
     near = get_close_matches(str(value), list(allowed), n=1)
     raise ConfigError(f"unknown {what} {value!r}" + (f" (did you mean {near[0]!r}?)" if near else ""), remedy=f"give one of {', '.join(allowed)}")
 
-# %% ../nbs/04_mapping.ipynb #b9c81fb8
+# %% ../nbs/04_mapping.ipynb #909f7dc8
 def suffix_of(
     path,  # a file
 ) -> str:
@@ -78,7 +78,7 @@ def suffix_of(
     for packed in PACKED: name = name.removesuffix(packed)
     return Path(name).suffix
 
-
+# %% ../nbs/04_mapping.ipynb #74031e6e
 def options_for(
     path,           # a file
     files: dict,    # pattern → FileOptions
@@ -87,7 +87,7 @@ def options_for(
     found = next((o for pattern, o in files.items() if fnmatchcase(Path(path).name, pattern)), FileOptions())
     return found if found.format else replace(found, format=SUFFIXES.get(suffix_of(path), "ignore"))
 
-# %% ../nbs/04_mapping.ipynb #88e932ba
+# %% ../nbs/04_mapping.ipynb #02a5ccf8
 @dataclass(frozen=True)
 class GraphMapping:
     "What is said about one graph."
@@ -101,7 +101,7 @@ class GraphMapping:
         said = self.predicates.get(predicate) or next((r for p, r in self.predicates.items() if fnmatchcase(predicate, p)), "")
         return said or DEFAULT_ROLES.get(predicate, "")
 
-
+# %% ../nbs/04_mapping.ipynb #8596f24a
 @dataclass(frozen=True)
 class Mapping:
     "What is said about a pair."
@@ -110,7 +110,7 @@ class Mapping:
     target: GraphMapping = GraphMapping()
     links: FileOptions = FileOptions()
 
-# %% ../nbs/04_mapping.ipynb #02a5ccf8
+# %% ../nbs/04_mapping.ipynb #bb245d5c
 def read_mapping(
     path,  # a YAML file, or None
 ) -> Mapping:
@@ -122,7 +122,7 @@ def read_mapping(
     try: return _mapping(said)
     except ConfigError as e: raise ConfigError(e.message, file=path, remedy=e.remedy) from None
 
-
+# %% ../nbs/04_mapping.ipynb #5cff5739
 def _mapping(said):
     known = _known(said, "mapping", ("name", "both", *(s for s in ("source", "target")), "links"))
     both = _known(known.get("both"), "both", [f.name for f in fields(GraphMapping)])
@@ -135,11 +135,12 @@ def _mapping(said):
         sides[side] = GraphMapping(**{k: str(v) if k in ("name", "pictures") else v for k, v in merged.items()})
     return Mapping(str(known.get("name") or ""), sides["source"], sides["target"], _options(known.get("links") or {}, "links"))
 
+
 def _layered(own, both):
     "What is said of one graph comes before what is said of both."
     return {**own, **{pattern: said for pattern, said in both.items() if pattern not in own}}
 
-# %% ../nbs/04_mapping.ipynb #8596f24a
+# %% ../nbs/04_mapping.ipynb #09a77059
 def _dict(said, what):
     if said is None: return {}
     if not isinstance(said, dict): raise ConfigError(f"{what} is {said!r}", remedy="give names and values, one a line: `name: value`")
@@ -151,7 +152,7 @@ def _known(said, what, allowed):
     for name in said: one_of(f"entry of {what}", name, allowed)
     return said
 
-
+# %% ../nbs/04_mapping.ipynb #a3eb3e6e
 def _options(said, what):
     if said == "ignore": return FileOptions(format="ignore")
     try: return FileOptions(**_known(said, f"{what}", [f.name for f in fields(FileOptions)]))

@@ -109,7 +109,7 @@ def is_source(
         raise DataError("scores come from one score source or from two sets of embeddings", remedy="pass either (scores) or (a, b)")
     return source
 
-
+# %% ../nbs/20_matching.ipynb #019c5ee1
 def score_source(
     a,                 # source embeddings [n, d], or a score source
     b=None,            # target embeddings [m, d]; None with a score source
@@ -118,7 +118,7 @@ def score_source(
     "The score source itself, or the cosines of two sets of embeddings."
     return a if is_source(a, b) else Cosines(a, b, keep)
 
-# %% ../nbs/20_matching.ipynb #24b872f3
+# %% ../nbs/20_matching.ipynb #ed0da9af
 class Restricted:
     "Some rows and columns of a score source, itself one."
     def __init__(self,
@@ -137,7 +137,7 @@ class Restricted:
             if len(inside): yield done, s[inside - start][:, self.columns]
             done += len(inside)
 
-# %% ../nbs/20_matching.ipynb #e34774f0
+# %% ../nbs/20_matching.ipynb #76c146ac
 def check_count(
     k: int,            # the number given
     name: str,         # the parameter's name, for the error
@@ -148,7 +148,7 @@ def check_count(
         raise ConfigError(f"{name} is {k!r}", remedy=f"give a whole number, {least} or more")
     return int(k)
 
-# %% ../nbs/20_matching.ipynb #d66e120e
+# %% ../nbs/20_matching.ipynb #98f4c7b2
 class Radii:
     "Mean of the `k` largest cosines of every row and every column, from panels added in order."
     def __init__(self,
@@ -169,7 +169,7 @@ class Radii:
         "The radii of rows [n] and of columns [m]."
         return torch.cat(self.rows), self.best.mean(0)
 
-# %% ../nbs/20_matching.ipynb #307969c4
+# %% ../nbs/20_matching.ipynb #094bef66
 def csls_radius(
     a,                 # source embeddings [n, d]
     b,                 # target embeddings [m, d]
@@ -180,7 +180,7 @@ def csls_radius(
     for _, s in Cosines(a, b, keep=0): radii.add(s)
     return radii.result()
 
-# %% ../nbs/20_matching.ipynb #f1e38c90
+# %% ../nbs/20_matching.ipynb #57372a83
 def csls_score(
     s,         # cosines [p, m]
     r_a,       # radii of these p rows [p]
@@ -190,7 +190,7 @@ def csls_score(
     "`2 s - r_a - r_b` [p, m]."
     return torch.mul(s, 2, out=out).sub_(r_a[:, None]).sub_(r_b)
 
-# %% ../nbs/20_matching.ipynb #f88254c8
+# %% ../nbs/20_matching.ipynb #edae80ab
 class Corrected:
     "The CSLS scores of a score source, itself one; the radii are computed at once."
     def __init__(self,
@@ -205,7 +205,7 @@ class Corrected:
     def __iter__(self):
         for start, s in self.source: yield start, csls_score(s, self.r_a[start:start + len(s)], self.r_b)
 
-
+# %% ../nbs/20_matching.ipynb #9b51710a
 def score_blocks(
     source,         # score source
     csls: int = 3,  # neighbours of the correction; 0 leaves the scores
@@ -213,7 +213,7 @@ def score_blocks(
     "Scores panel by panel: an iterator of (start, scores [p, m]), read-only."
     return iter(Corrected(source, csls) if check_count(csls, "csls") else source)
 
-# %% ../nbs/20_matching.ipynb #9b51710a
+# %% ../nbs/20_matching.ipynb #b43b33f7
 def similarity_blocks(
     a,                  # source embeddings [n, d]
     b,                  # target embeddings [m, d]
@@ -225,7 +225,7 @@ def similarity_blocks(
     check_count(csls, "csls")
     return _regroup(score_blocks(Cosines(a, b, keep if csls else 0), csls), check_count(block, "block", 1))
 
-
+# %% ../nbs/20_matching.ipynb #210d3c5f
 def _regroup(blocks, rows):
     "The same rows, `rows` at a time."
     rest, first = None, 0
@@ -236,7 +236,7 @@ def _regroup(blocks, rows):
             rest, first = rest[rows:], first + rows
     if len(rest): yield first, rest
 
-# %% ../nbs/20_matching.ipynb #210d3c5f
+# %% ../nbs/20_matching.ipynb #b4b973b4
 def best_columns(
     s,       # scores [p, m]
     k: int,  # how many, at most m
@@ -250,7 +250,7 @@ def best_columns(
         scores = s.gather(1, columns)
     return scores, columns
 
-
+# %% ../nbs/20_matching.ipynb #e5e906a0
 def _first_of_equals(s, last, k):
     "Columns of the `k` best where scores tie: all above `last`, then the first that equal it."
     m = s.shape[1]
@@ -259,7 +259,7 @@ def _first_of_equals(s, last, k):
     order = s.gather(1, columns).sort(dim=1, descending=True, stable=True).indices
     return columns.gather(1, order)
 
-# %% ../nbs/20_matching.ipynb #61687774
+# %% ../nbs/20_matching.ipynb #22a1e295
 def top_k(
     a,                 # source embeddings [n, d], or a score source
     b=None,            # target embeddings [m, d]; None with a score source
@@ -273,7 +273,7 @@ def top_k(
     found = [best_columns(s, k) for _, s in score_blocks(scores, csls)]
     return torch.cat([scores for scores, _ in found]), torch.cat([columns for _, columns in found])
 
-# %% ../nbs/20_matching.ipynb #0585fa55
+# %% ../nbs/20_matching.ipynb #171d5bae
 class Alignment(NamedTuple):
     "The best target of each source entity, column by column."
     target: np.ndarray   # int64 [n] index of the best target
@@ -281,7 +281,7 @@ class Alignment(NamedTuple):
     margin: np.ndarray   # float32 [n] score minus the second best score, >= 0
     mutual: np.ndarray   # bool [n] the target's best source is this one
 
-# %% ../nbs/20_matching.ipynb #22a1e295
+# %% ../nbs/20_matching.ipynb #cc310ecd
 def align(
     a,                 # source embeddings [n, d], or a score source
     b=None,            # target embeddings [m, d]; None with a score source
@@ -301,7 +301,7 @@ def align(
     margin = scores[:, 0] - scores[:, 1] if m > 1 else np.full(len(scores), np.inf, np.float32)
     return Alignment(columns[:, 0], scores[:, 0], margin, row.cpu().numpy()[columns[:, 0]] == np.arange(len(columns)))
 
-# %% ../nbs/20_matching.ipynb #d820d272
+# %% ../nbs/20_matching.ipynb #bfac21e4
 def mutual_nearest(
     a,                 # source embeddings [n, d], or a score source
     b=None,            # target embeddings [m, d]; None with a score source
@@ -313,14 +313,14 @@ def mutual_nearest(
     rows = np.flatnonzero(found.mutual)
     return np.stack([rows, found.target[rows]], 1)
 
-# %% ../nbs/20_matching.ipynb #bbbd3f47
+# %% ../nbs/20_matching.ipynb #fdf5a4d6
 def escape(
     name,  # any text
 ):
     "`name` on one line without tabs: backslash, tab, newline and carriage return as two characters each."
     return str(name).translate({92: r"\\", 9: r"\t", 10: r"\n", 13: r"\r"})
 
-# %% ../nbs/20_matching.ipynb #d829b88a
+# %% ../nbs/20_matching.ipynb #8e99841b
 def write_alignment(
     path,                  # the file to write
     alignment: Alignment,  # of `align`, n rows

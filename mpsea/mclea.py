@@ -41,7 +41,7 @@ class Matches(NamedTuple):
     logit: tuple    # the three matrices of logits, at most 0
     log_z: Tensor   # [2B] logarithms of the partition functions
 
-
+# %% ../nbs/17_mclea.ipynb #20fdd53c
 def matches(
     a: Tensor,      # [B, d] normalised
     b: Tensor,      # [B, d] normalised
@@ -56,7 +56,7 @@ def matches(
     p = (ab.mul_(1 / za[:, None] + 1 / zb), aa.mul_(1 / za[:, None]), bb.mul_(1 / zb[:, None]))
     return Matches(p, logit, torch.cat([za, zb]).log())
 
-# %% ../nbs/17_mclea.ipynb #e57bd412
+# %% ../nbs/17_mclea.ipynb #c0d58728
 class Divergence(torch.autograd.Function):
     "`divergence_reference` with its gradient in closed form, computed with the value."
     @staticmethod
@@ -73,7 +73,7 @@ class Divergence(torch.autograd.Function):
         to_a, to_b = ctx.saved_tensors
         return to_a * grad, to_b * grad, None, None
 
-
+# %% ../nbs/17_mclea.ipynb #f7d611cd
 def divergence(
     a: Tensor,         # [B, d], any length
     b: Tensor,         # [B, d]
@@ -84,7 +84,7 @@ def divergence(
     with torch.autocast(a.device.type, enabled=False):          # at this temperature logits differ in the third digit: no 16-bit products
         return Divergence.apply(F.normalize(a.float(), dim=1), F.normalize(b.float(), dim=1), teacher, tau)
 
-# %% ../nbs/17_mclea.ipynb #637c1c5a
+# %% ../nbs/17_mclea.ipynb #135dc50e
 @dataclass(frozen=True)
 class MCLEAOptions:
     "What only MCLEA can be told."
@@ -93,7 +93,7 @@ class MCLEAOptions:
     kl_weight: float = option(.1, "weight of the divergences", low=0.)
     iterative_lr: float = option(.2, "factor on the learning rate once iterative learning has begun", low=0., high=1.)
 
-
+# %% ../nbs/17_mclea.ipynb #aa959a04
 class MCLEA(Method):
     "Global modality weights, intra-modal contrast, inter-modal alignment (Lin et al., COLING 2022)."
     Options = MCLEAOptions
@@ -115,7 +115,7 @@ class MCLEA(Method):
         x = stack_tokens(list(self.tokens(ids).values()))                            # [B, M, d]
         return Embeddings(self.modalities, x, x, self.weight.softmax(0).expand(len(ids), -1), None, (), ())
 
-# %% ../nbs/17_mclea.ipynb #aa959a04
+# %% ../nbs/17_mclea.ipynb #27f58e32
 def steps(self, seeds): return 1
 
 
@@ -129,7 +129,7 @@ def batch_terms(self, views, bf16):
     with torch.no_grad(), torch.autocast(a.device.type, enabled=False): teacher = matches(F.normalize(a, dim=1), F.normalize(b, dim=1), tau)
     return terms | {f"inter {m}": divergence(*x, teacher, tau) for m, x in rest}
 
-
+# %% ../nbs/17_mclea.ipynb #463c76bb
 def epoch_loss(self, pairs, bf16=False):
     "Loss of all seed pairs [k, 2] (joint ids), in batches, and a report of its parts."
     n, count = len(pairs), -(-len(pairs) // self.config.batch_size)

@@ -24,7 +24,7 @@ class MEAformerOptions:
     "What only MEAformer can be told."
     feed_forward: bool = option(False, "feed-forward network in the layer: as released, on DBP15K only")
 
-
+# %% ../nbs/17_meaformer.ipynb #549edbf7
 class CrossModalLayer(nn.Module):
     "Attention among the modalities of an entity: tokens [B, M, d] → tokens [B, M, d], beta [B, H, M, M]."
     def __init__(self,
@@ -49,7 +49,7 @@ class CrossModalLayer(nn.Module):
         if self.feed is not None: x = self.norms[1](x + F.dropout(self.feed(x), drop))
         return x, beta
 
-# %% ../nbs/17_meaformer.ipynb #7cb08232
+# %% ../nbs/17_meaformer.ipynb #51e4c878
 class MEAformer(Method):
     "Chen et al. 2023: entity ids [B] → `Embeddings`."
     Options = MEAformerOptions

@@ -39,7 +39,7 @@ def method_class(
         raise ConfigError(f"method {name!r}: no class {cls!r} that extends mpsea.model.Method in {module!r}", remedy="see CONTRIBUTING, Add a method")
     return found
 
-
+# %% ../nbs/19_methods.ipynb #a39af53d
 def check_method(
     config,  # Config: method, options
 ):

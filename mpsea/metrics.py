@@ -210,7 +210,7 @@ def evaluate(
     found = link_ranks(score_source(*sides, keep=keep), links, sorted({0, check_count(csls, "csls")}), tie=tie)
     return [row for k in sorted({0, csls}) for row in _rows(k, [summarise(found[d, k]) for d in DIRECTIONS])]
 
-
+# %% ../nbs/21_metrics.ipynb #98746e08
 def _linked(sides, links):
     "The score source, or both sets of embeddings, of the entities that have a link, and the links as positions among them."
     (rows, i), (columns, j) = (np.unique(x, return_inverse=True) for x in links.T)

@@ -69,7 +69,7 @@ class CommonSpace(Embeddings):
     "`late` is the common space, the same for all modalities, and by itself the joint embedding."
     def joint(self, which="late"): return self.late[:, 0] if which == "late" else super().joint(which)
 
-
+# %% ../nbs/18_mmea.ipynb #0e720c9a
 class MMEA(TranslationMethod):
     "Facts, numbers and pictures in one common space (Chen et al., KSEM 2020)."
     Options = MMEAOptions
@@ -101,7 +101,7 @@ class MMEA(TranslationMethod):
         weight = {m: getattr(self.options, f"{m.value}_weight") for m in self.modalities}
         return torch.stack([weight[m] * self.features.present[m][ids] for m in self.modalities], 1)
 
-# %% ../nbs/18_mmea.ipynb #bf86783e
+# %% ../nbs/18_mmea.ipynb #e5c7c55a
 def mmea_batches(self, seeds):
     "The batches of an epoch."
     steps, n, none = self.steps(len(seeds)), self.features.num_entities, [None] * self.steps(len(seeds))
@@ -114,7 +114,7 @@ def mmea_batches(self, seeds):
 
 MMEA.batches = mmea_batches
 
-# %% ../nbs/18_mmea.ipynb #d3c2b9c4
+# %% ../nbs/18_mmea.ipynb #920314bf
 def mmea_loss(self, batch, bf16=False):
     "The losses of a `Batch` and their sum."
     o, terms = self.options, {}
@@ -132,7 +132,7 @@ def mmea_loss(self, batch, bf16=False):
     terms["seeds"] = (unit(self.common[batch.seeds[:, 0]]) - unit(self.common[batch.seeds[:, 1]])).square().sum()
     return sum(terms.values()), {"losses": {k: v.detach() for k, v in terms.items()}, "weights": out.weights.detach()}
 
-
+# %% ../nbs/18_mmea.ipynb #fdfdf1d8
 def far(
     vectors: Tensor,   # [b, d] of entities, any length
     points: Tensor,    # [b, d] where they should be, any length

@@ -6,7 +6,7 @@
 __all__ = ['COMPLETE', 'RARE', 'LEFT_OUT', 'HIDDEN', 'READINGS', 'what_is_missing', 'weights_by_missing', 'attention_by_group',
            'hidden_bars']
 
-# %% ../nbs/58_modality_figures.ipynb #5c9e5eca
+# %% ../nbs/58_modality_figures.ipynb #1e5529da
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from .core import RunError
 from .figures import COLOURS, GREY, INK, OLIVE, OTHERS, SKY, _heat, attention_heatmap, dressed, notice, quantiles, safe
 
-# %% ../nbs/58_modality_figures.ipynb #3653233c
+# %% ../nbs/58_modality_figures.ipynb #d7ee893e
 COMPLETE, RARE = "lacks nothing", "lacks something else"
 
 
@@ -32,7 +32,7 @@ def what_is_missing(
     said = np.array([label[int(c)] if int(c) in (0, *kept) else RARE for c in kinds])
     return said[inverse.reshape(-1)], _colours_of([COMPLETE] * (0 in kinds) + [label[c] for c in kept] + [RARE] * (RARE in said))
 
-
+# %% ../nbs/58_modality_figures.ipynb #a0d6de16
 def _colours_of(labels):
     out, others = {}, iter((SKY, OLIVE, "#7a5195", "#b3a7c9"))
     for label in labels:
@@ -40,7 +40,7 @@ def _colours_of(labels):
         out[label] = COLOURS.get(lacking) or {COMPLETE: INK, RARE: GREY}.get(label) or next(others)
     return out
 
-# %% ../nbs/58_modality_figures.ipynb #92de9887
+# %% ../nbs/58_modality_figures.ipynb #8ef5d240
 def weights_by_missing(
     weights: np.ndarray,   # [n, M] weight of each modality for each entity
     modalities,            # the M names
@@ -64,7 +64,7 @@ def weights_by_missing(
     return dressed(fig, title, alt, subtitle, height, violinmode="group", violingap=.15, violingroupgap=.05,
                    xaxis=dict(title="weight", rangemode="tozero"), yaxis=dict(autorange="reversed", ticks=""), margin_l=8)
 
-
+# %% ../nbs/58_modality_figures.ipynb #d0f1667d
 def _violins(label, weights, names, colour):
     parts = [quantiles(weights[:, i], 200) for i in range(len(names))]
     y = np.repeat([safe(m) for m in names], [len(p) for p in parts])
@@ -72,7 +72,7 @@ def _violins(label, weights, names, colour):
     return go.Violin(x=np.concatenate(parts).round(4), y=y, name=f"{safe(label)} ({len(weights):,})", orientation="h", hoveron="violins",
                      alignmentgroup="m", offsetgroup=safe(label), **look)
 
-# %% ../nbs/58_modality_figures.ipynb #6647eef9
+# %% ../nbs/58_modality_figures.ipynb #7b49251d
 def attention_by_group(
     groups: dict,   # name of a group -> (attention [H, Q, K], mean over its entities, and their number)
     queries,        # the Q names
@@ -93,7 +93,7 @@ def attention_by_group(
     menu = dict(buttons=buttons, x=1, xanchor="right", y=1.0, yanchor="bottom", bgcolor="white", pad=dict(b=26))
     return fig.update_layout(updatemenus=[menu], margin_t=fig.layout.margin.t + 46, height=fig.layout.height + 46)
 
-
+# %% ../nbs/58_modality_figures.ipynb #be05254f
 def _attention_state(a):
     panels = [a.mean(0), *a] if len(a) > 1 else [a.mean(0)]
     heats = [_heat("", x, [], []) for x in panels]
@@ -104,7 +104,7 @@ def _strongest(mean, queries, keys):
     q, k = np.unravel_index(np.nan_to_num(mean).argmax(), mean.shape)
     return f"{queries[q]} looks at {keys[k]} ({mean[q, k]:.2f})"
 
-# %% ../nbs/58_modality_figures.ipynb #5df11ad1
+# %% ../nbs/58_modality_figures.ipynb #e53543c9
 LEFT_OUT, HIDDEN = "left out of the score", "hidden from the model"
 READINGS = {HIDDEN: 1., LEFT_OUT: .45}                                                   # opacity of the bars
 

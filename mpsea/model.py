@@ -43,7 +43,7 @@ class Embeddings:
 class NoOptions:
     "A method without parameters of its own."
 
-
+# %% ../nbs/15_model.ipynb #fc6361fa
 class Method(nn.Module):
     "The base of every method: entity ids [B] → `Embeddings`, pairs of ids [B, 2] → loss and report."
     Options = NoOptions     # dataclass of what only this method can be told
@@ -76,7 +76,7 @@ class Method(nn.Module):
     def tie(self, pairs):
         "Let these pairs share what they can share; nothing by default."
 
-# %% ../nbs/15_model.ipynb #c0b6b74d
+# %% ../nbs/15_model.ipynb #8937d487
 def encoder_of(
     modality: Modality,  # which one
     config,              # Config
@@ -93,7 +93,7 @@ def encoder_of(
     matrix = {Modality.RELATION: features.relation, Modality.ATTRIBUTE: features.attribute, Modality.IMAGE: features.image}[modality]
     return FeatureEncoder(matrix, dim, 0. if modality is Modality.IMAGE else config.input_dropout)
 
-
+# %% ../nbs/15_model.ipynb #7358a706
 def number_encoder_of(
     kind: str,   # dnef, rbf, fourier or aligned
     features,    # FeatureSet
@@ -116,7 +116,7 @@ def modalities_of(
                           remedy="the data have " + ", ".join(map(str, features.modalities)))
     return chosen
 
-# %% ../nbs/15_model.ipynb #7358a706
+# %% ../nbs/15_model.ipynb #4e500ad5
 class MPSEA(Method):
     "The paper's model: entity ids [B] → `Embeddings`."
     def __init__(self, config, features):
@@ -136,7 +136,7 @@ class MPSEA(Method):
         late, weights, beta = self.fusion(x, self.present(ids), self.neighbours(ids))
         return Embeddings(self.modalities, x, late.float(), weights, beta, self.plan.crossing, self.plan.keys[:beta.shape[3]] if beta is not None else ())
 
-# %% ../nbs/15_model.ipynb #90ffde63
+# %% ../nbs/15_model.ipynb #58ef01ba
 def present(self, ids):
     "[B, M] which tokens exist, or None where every entity has a token for every modality (missing ones are filled)."
     if self.config.missing_image != "mask" or Modality.IMAGE not in self.modalities: return None
@@ -156,7 +156,7 @@ def tie(self, pairs):
     "Let these pairs of entities, and no others, share a row of the entity table (where `share_seeds` is on)."
     if Modality.GRAPH in self.modalities: self.encoders["graph"].tie(pairs)
 
-
+# %% ../nbs/15_model.ipynb #e549c4cf
 def batches(self, seeds):
     "The seeds in random order; with `share_seeds` those outside the batch are tied while it is trained on, and all of them afterwards."
     if not self.config.share_seeds: return (yield from Method.batches(self, seeds))
@@ -169,7 +169,7 @@ def batches(self, seeds):
 
 MPSEA.present, MPSEA.neighbours, MPSEA.tie, MPSEA.batches = present, neighbours, tie, batches
 
-# %% ../nbs/15_model.ipynb #e549c4cf
+# %% ../nbs/15_model.ipynb #2a97451a
 def batch_loss(self, pairs, bf16=False):
     "Loss of seed pairs [B, 2] (joint ids) and a report of its parts (Eq. 14, 15, Algorithm 1)."
     c, b = self.config, len(pairs)
@@ -187,7 +187,7 @@ def batch_loss(self, pairs, bf16=False):
     total = sum(terms[k] for k in ("joint", "early", "late", "policy") if k in terms)
     return total, {"losses": {k: v.detach() for k, v in terms.items()}, **report}
 
-
+# %% ../nbs/15_model.ipynb #fb406fee
 def policy_loss(self, out, confused):
     "The weighted policy loss and the parts of the reward, each [B] (Eq. 10 to 13)."
     c, b = self.config, len(confused)

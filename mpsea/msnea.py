@@ -104,7 +104,7 @@ def facts_loss(self, batch):
     rows = torch.stack([place[:, 0], rows[:, 1], place[:, 1]], 1)
     return total + loss(unit(self.guide(ids).float()), *rows.split([len(batch.facts), len(wrong)]))
 
-
+# %% ../nbs/18_msnea.ipynb #6c6beaf8
 def msnea_loss(self, batch, bf16=False):
     "The losses of a `Batch` and their sum."
     o, n = self.options, len(batch.seeds)

@@ -33,7 +33,7 @@ class RelationRules(NamedTuple):
     probability: np.ndarray   # [n] that the one has a fact if the other has it, same entity; shrunk
     seen: np.ndarray          # int64 [n] facts of known pairs that both graphs have: b
 
-
+# %% ../nbs/22_neighbours.ipynb #59b54738
 def known_pairs(
     pair,           # KGPair
     anchors,        # [k, 2] local ids
@@ -50,7 +50,7 @@ def known_pairs(
     anchors, first = np.unique(anchors.astype(np.int64), axis=0, return_index=True)
     return anchors, weights[first]
 
-# %% ../nbs/22_neighbours.ipynb #1f4d8d21
+# %% ../nbs/22_neighbours.ipynb #bba60cb0
 class Facts(NamedTuple):
     "The facts of one graph whose neighbour is an anchor."
     entity: np.ndarray     # int64 [m] about whom
@@ -59,7 +59,7 @@ class Facts(NamedTuple):
     anchor: np.ndarray     # int64 [f] position
     count: np.ndarray      # int64 [f] entities that have it
 
-
+# %% ../nbs/22_neighbours.ipynb #3ebc06e4
 def facts_of(
     kg,                # KnowledgeGraph
     ids: np.ndarray,   # int64 [k] entity of each anchor
@@ -76,7 +76,7 @@ def facts_of(
     row, feature = joined(of, at)
     return Facts(entity[known][row], feature, code[at] // max(n, 1), anchor, count[at])
 
-# %% ../nbs/22_neighbours.ipynb #d995a221
+# %% ../nbs/22_neighbours.ipynb #86cd5d0d
 def learn_relations(
     pair,               # KGPair
     anchors,            # [k, 2] local ids of pairs known to be one: as neighbours
@@ -100,7 +100,7 @@ def learn_relations(
     source, target, both = code[order] // width, code[order] % width, both[order]
     return RelationRules(source, target, both / np.sqrt((alone[0][source] + SHRINK) * (alone[1][target] + SHRINK)), both)
 
-
+# %% ../nbs/22_neighbours.ipynb #06a98c13
 def relations_table(
     pair,                   # KGPair
     rules: RelationRules,   # learned
@@ -112,7 +112,7 @@ def relations_table(
             for r, q, p, seen in zip(*rules)]
     return pd.DataFrame(rows, columns=["source relation", "target relation", "direction", "probability", "facts seen"])
 
-# %% ../nbs/22_neighbours.ipynb #8bf869b5
+# %% ../nbs/22_neighbours.ipynb #43a62752
 def feature_pairs(
     s: Facts,               # of the source
     t: Facts,               # of the target
@@ -130,7 +130,7 @@ def feature_pairs(
     told = nats >= LEAST
     return i[told], j[told], rule[told], nats[told]
 
-# %% ../nbs/22_neighbours.ipynb #43a62752
+# %% ../nbs/22_neighbours.ipynb #24c0ce87
 def roles_of(
     facts: Facts,       # of one graph
     used: np.ndarray,   # features that count
@@ -146,7 +146,7 @@ def roles_of(
     one = first[role[group]] == group                           # of each role, one who has it
     return sp.csr_matrix((np.ones(len(code), np.float32), (code // k, role)), shape=(size, len(first))), role[group[one]], feature[one]
 
-
+# %% ../nbs/22_neighbours.ipynb #8f48cfcb
 def role_nats(of_source, of_target, i, j, nats):
     "W: the best pair of features of each pair of roles, csr float32."
     (x, role_s, feature_s), (y, role_t, feature_t) = of_source, of_target
@@ -157,7 +157,7 @@ def role_nats(of_source, of_target, i, j, nats):
     best = best_of(rho * y.shape[1] + sigma, nats)
     return sp.csr_matrix((nats[best].astype(np.float32), (rho[best], sigma[best])), shape=(x.shape[1], y.shape[1]))
 
-# %% ../nbs/22_neighbours.ipynb #24c0ce87
+# %% ../nbs/22_neighbours.ipynb #590ce150
 def above(m, least):
     "The entries of a csr matrix above `least`."
     m.data[m.data <= least] = 0
@@ -179,7 +179,7 @@ def role_product(x, w, y, most=MOST):
     out.sort_indices()
     return out
 
-
+# %% ../nbs/22_neighbours.ipynb #345f6c9c
 def neighbour_evidence(
     pair,                   # KGPair
     anchors,                # [k, 2] local ids of pairs known to be one
@@ -197,7 +197,7 @@ def neighbour_evidence(
     near = role_product(of_source[0], role_nats(of_source, of_target, i, j, nats), of_target[0], most)
     return replace(no_evidence(sizes), near=near)
 
-# %% ../nbs/22_neighbours.ipynb #590ce150
+# %% ../nbs/22_neighbours.ipynb #9219502b
 def beside(kg, entity):
     "The neighbours of an entity, and itself."
     ends = kg.triples[:, [0, 2]]
@@ -209,7 +209,7 @@ def about(facts, entity):
     mine = facts.feature[facts.entity == entity]
     return Facts(np.full(len(mine), entity), np.arange(len(mine)), facts.relation[mine], facts.anchor[mine], facts.count[mine])
 
-
+# %% ../nbs/22_neighbours.ipynb #e83a909d
 def explain_neighbours(
     pair,                   # KGPair
     anchors,                # [k, 2] local ids

@@ -29,7 +29,7 @@ class Outcome:
     found: object        # Alignment of all free source entities
     told: dict = field(default_factory=dict)   # stages, one_to_one: what only some runs have
 
-
+# %% ../nbs/34_outcome.ipynb #c05f044c
 def plain_scores(
     model,    # trained
     sources,  # number of source entities
@@ -42,7 +42,7 @@ def plain_scores(
     z = embed(model, torch.cat([torch.as_tensor(rows), torch.as_tensor(columns) + sources]).to(device), config.joint)
     return Cosines(z[:len(rows)], z[len(rows):])
 
-# %% ../nbs/34_outcome.ipynb #c05f044c
+# %% ../nbs/34_outcome.ipynb #3b4e8631
 def outcome(
     pair,       # KGPair
     features,   # FeatureSet

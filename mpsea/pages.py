@@ -37,7 +37,7 @@ def after_title(
     "What stands below the title and the subtitle."
     return re.sub(r"\A#\s.*\n*(>.*\n*)?", "", text.strip()).strip()
 
-
+# %% ../nbs/79_pages.ipynb #9692bf46
 class keep_intro:
     "Processor: the text below title and subtitle stays on the page."
     def __init__(self, nb): self.nb = nb
@@ -52,7 +52,7 @@ class keep_intro:
 
     def __call__(self, cell): pass
 
-# %% ../nbs/79_pages.ipynb #2182cf49
+# %% ../nbs/79_pages.ipynb #ac4ae29a
 class document:
     "Processor: fill in the `show_doc` cells from the exported module."
     def __init__(self, nb): self.nb = nb
@@ -70,7 +70,7 @@ class document:
         text = show_doc(reduce(getattr, rest, self.names[first]))._repr_markdown_()
         cell["outputs"] = [dict(output_type="display_data", metadata={}, data={"text/markdown": NbdevLookup().linkify(text)})]
 
-
+# %% ../nbs/79_pages.ipynb #0f51907f
 def documented(
     source: str,  # the source of a cell
 ):
@@ -78,7 +78,7 @@ def documented(
     m = re.search(r"^show_doc\(([\w.]+)", source, re.MULTILINE)
     return m and m[1]
 
-# %% ../nbs/79_pages.ipynb #c2050e0e
+# %% ../nbs/79_pages.ipynb #038ddb25
 def defined(
     source: str,  # Python code
 ):
@@ -87,7 +87,7 @@ def defined(
     names = [n.name for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
     return names, any(not isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
 
-# %% ../nbs/79_pages.ipynb #038ddb25
+# %% ../nbs/79_pages.ipynb #ad014e09
 class show_code:
     "Processor: exported cells come after the documentation of what they define, and are folded."
     def __init__(self, nb): self.nb = nb
@@ -104,7 +104,7 @@ class show_code:
         if {"hide", "default_exp"} & set(getattr(cell, "directives_", {})): del cell["source"]
         elif is_export(cell): fold(cell)
 
-
+# %% ../nbs/79_pages.ipynb #8f884d33
 def is_export(
     cell,  # a cell with the `directives_` that nbdev read
 ):
@@ -120,7 +120,7 @@ def fold(
     if not more: del cell["source"]
     else: cell["source"] = f'#| code-fold: true\n#| code-summary: "Code{": " if names else ""}{", ".join(names)}"\n' + cell["source"]
 
-# %% ../nbs/79_pages.ipynb #8f884d33
+# %% ../nbs/79_pages.ipynb #b65f1052
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
 FIGURE_SCRIPTS = ("plotly.min.js", "figures.js")
 
@@ -134,7 +134,7 @@ def figure_alt(
     said = meta.get("alt") if isinstance(meta, dict) else None
     return str(said or (title.get("text") if isinstance(title, dict) else title) or "chart")
 
-# %% ../nbs/79_pages.ipynb #446c027a
+# %% ../nbs/79_pages.ipynb #9a7556fd
 def figure_html(
     figure: dict,  # a figure as plotly saves it
     name: str,     # an id, unique on its page
@@ -146,7 +146,7 @@ def figure_html(
     return (f'<div class="plotly-figure" id="{html.escape(name)}" role="figure" aria-label="{html.escape(figure_alt(figure))}" '
             f'style="min-height:{height}px"></div>\n<script type="application/json" data-figure="{html.escape(name)}">{shown}</script>')
 
-# %% ../nbs/79_pages.ipynb #afe39544
+# %% ../nbs/79_pages.ipynb #581333e9
 class plotly_html:
     "Processor: saved Plotly figures get the HTML form; the scripts that draw them are loaded once a page."
     def __init__(self, nb): self.nb, self.count = nb, 0
@@ -161,7 +161,7 @@ class plotly_html:
         scripts = "".join(f'<script defer src="{to_root(self.nb.path_)}{s}"></script>\n' for s in FIGURE_SCRIPTS) if self.count == 1 else ""
         return scripts + figure_html(figure, f"figure-{self.count}")
 
-
+# %% ../nbs/79_pages.ipynb #3a804ccb
 def to_root(
     path,  # a notebook
 ):
@@ -172,7 +172,7 @@ def to_root(
         folder, up = folder.parent, up + "../"
     return up
 
-# %% ../nbs/79_pages.ipynb #581333e9
+# %% ../nbs/79_pages.ipynb #829b6bfd
 class site_links:
     "Processor: links to the site's own address become relative, links to the source file go."
     def __init__(self, nb): self.nb = nb
@@ -189,7 +189,7 @@ class site_links:
             if "text/markdown" not in data: continue
             data["text/markdown"] = relative("".join(data["text/markdown"]), self.home, self.up).splitlines(True)
 
-
+# %% ../nbs/79_pages.ipynb #9fa1b86c
 SOURCE_LINK = re.compile(r'\[source\]\([^)]*\)\{[^}]*\}\n*')
 
 

@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 # %% ../nbs/65_parsing.ipynb #3114b65a
 def example(*lines): return "example" + "s" * (len(lines) > 1) + ":\n" + "\n".join(f"  {line}" for line in lines)
 
-
+# %% ../nbs/65_parsing.ipynb #3784f9b4
 def add_command(
     commands,      # what add_subparsers gives
     name: str,     # of the command
@@ -49,7 +49,7 @@ def add_command(
     parser.set_defaults(handler=handler, parser=parser)
     return parser
 
-# %% ../nbs/65_parsing.ipynb #181b9772
+# %% ../nbs/65_parsing.ipynb #1411d266
 def add_group(
     commands,      # what add_subparsers gives
     name: str,     # of the group
@@ -61,14 +61,14 @@ def add_group(
     parser.set_defaults(handler=lambda args: parser.print_help())
     return parser.add_subparsers(title="commands", metavar="COMMAND")
 
-# %% ../nbs/65_parsing.ipynb #71b39823
+# %% ../nbs/65_parsing.ipynb #902ede6d
 def add_data_dir(
     parser,  # ArgumentParser
 ):
     "The option that says where the files are."
     parser.add_argument("--data-dir", default="", metavar="DIR", help="where the files are; left out: $MPSEA_DATA, else the download cache")
 
-
+# %% ../nbs/65_parsing.ipynb #709072dd
 def add_layers(
     parser,      # ArgumentParser
     files: str,  # help of -f
@@ -78,7 +78,7 @@ def add_layers(
     parser.add_argument("-f", "--params", nargs="+", action="extend", default=[], metavar="FILE", help=files)
     parser.add_argument("-p", dest="parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=one)
 
-# %% ../nbs/65_parsing.ipynb #e602c3f6
+# %% ../nbs/65_parsing.ipynb #6811539f
 def hyphenated(
     argv: list,  # arguments
 ):
@@ -87,7 +87,7 @@ def hyphenated(
     pieces = [a.partition("=") for a in ours]
     return ["".join((n.replace("_", "-") if n.startswith("--") else n, eq, v)) for n, eq, v in pieces] + argv[len(ours):]
 
-# %% ../nbs/65_parsing.ipynb #f6fa1a92
+# %% ../nbs/65_parsing.ipynb #94d0afe2
 def add_parameters(
     parser,  # ArgumentParser
 ):
@@ -101,14 +101,14 @@ def add_parameters(
             group.add_argument("--" + f.name.replace("_", "-"), dest=f.name, type=partial(typed, f), default=argparse.SUPPRESS,
                                metavar=kind.upper(), help=text, **flag)
 
-
+# %% ../nbs/65_parsing.ipynb #614315fe
 def given(
     args,  # parsed arguments
 ):
     "The parameters that were given as options."
     return {name: getattr(args, name) for name in FIELDS if hasattr(args, name)}
 
-# %% ../nbs/65_parsing.ipynb #614315fe
+# %% ../nbs/65_parsing.ipynb #bcd9b207
 @contextmanager
 def ending_cleanly():
     "A request to end the process ends the kernel too, as Ctrl-C does."

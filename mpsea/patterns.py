@@ -40,7 +40,7 @@ def keys_of(
     has.data[:] = 1
     return tuple(names), has
 
-
+# %% ../nbs/10_patterns.ipynb #8e8cd10e
 def patterns_of(
     kg,   # KnowledgeGraph
 ):
@@ -58,7 +58,7 @@ def patterns_of(
     of = differ.argmin(1)[pattern]
     return Patterns(names, has, of, (np.bincount(of, minlength=len(often)) + .5) / (len(of) + 1))
 
-# %% ../nbs/10_patterns.ipynb #5d230d47
+# %% ../nbs/10_patterns.ipynb #579f4c89
 def pattern_nats(
     source: Patterns,    # of the source
     target: Patterns,    # of the target
@@ -71,7 +71,7 @@ def pattern_nats(
     back = (met + SHRINK * source.share[:, None]) / (met.sum(0) + SHRINK) / source.share[:, None]
     return (np.log(there) + np.log(back)) / 2
 
-
+# %% ../nbs/10_patterns.ipynb #43d66ba6
 def learn_patterns(
     pair,    # KGPair
     seeds,   # [k, 2] local ids to learn from
@@ -83,7 +83,7 @@ def learn_patterns(
     nats = pattern_nats(source, target, np.asarray(seeds)).astype(np.float32)
     return source, target, Evidence(nothing.near, np.eye(len(nats), dtype=np.float32)[source.of], nats[:, target.of])
 
-# %% ../nbs/10_patterns.ipynb #1bcc49f3
+# %% ../nbs/10_patterns.ipynb #74f4d32a
 LIKELY = .5
 
 
@@ -99,7 +99,7 @@ def partners(
     best = gain.argmax(1) if b.shape[1] else np.zeros(a.shape[1], int)
     return best, share[np.arange(len(share)), best] if b.shape[1] else np.zeros(a.shape[1])
 
-
+# %% ../nbs/10_patterns.ipynb #b620793a
 def explain_keys(
     source: Patterns,      # of the source
     target: Patterns,      # of the target

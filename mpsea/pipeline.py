@@ -59,7 +59,7 @@ def prepare(
     enter(folder, config, fresh)
     return ready
 
-
+# %% ../nbs/45_pipeline.ipynb #0a2a1c7a
 def encoded(
     config,              # Config
     folder: RunFolder,   # where the run is, or will be; nothing is written
@@ -95,7 +95,7 @@ def unsupervised(
     gold = set(map(tuple, pair.joint(pair.links).tolist()))
     return pivots, {"by": config.pivot, "pairs": len(pivots), "right": sum(tuple(p) in gold for p in pivots.tolist())}
 
-# %% ../nbs/45_pipeline.ipynb #32959bae
+# %% ../nbs/45_pipeline.ipynb #08d72919
 OWN = ("config", "history", "results", "attention", "ranks", "model", "resume", "alignment", "env")
 
 
@@ -114,7 +114,7 @@ def claim(
         differs = [k for k, v in config.dict().items() if held.dict()[k] != v and k != "data_dir"]
         raise RunError("holds a run with other " + ", ".join(differs[:5]), file=folder.path, remedy="choose another folder, or pass fresh=True to replace it")
 
-# %% ../nbs/45_pipeline.ipynb #fe576091
+# %% ../nbs/45_pipeline.ipynb #e6dcd033
 def enter(
     folder: RunFolder,  # the folder
     config,             # Config that it is for
@@ -129,7 +129,7 @@ def enter(
     for half in folder.path.glob(".*.part"): half.unlink()                            # what a killed process was writing
     write_json(folder.config, {**config.dict(), "data_dir": ""})
 
-# %% ../nbs/45_pipeline.ipynb #a8c057c9
+# %% ../nbs/45_pipeline.ipynb #d3d56740
 def learn(
     ready: Prepared,   # from `prepare`
     on_epoch=None,     # called with each history record; returning True stops cleanly
@@ -144,7 +144,7 @@ def learn(
         return on_epoch is not None and on_epoch(record)
     return fit(ready.task, ready.features, c, folder.resume, tell, promoter_of(ready.pair, ready.features, ready.task, c))
 
-# %% ../nbs/45_pipeline.ipynb #f0bac2c6
+# %% ../nbs/45_pipeline.ipynb #5c4a8fd9
 def conclude(
     ready: Prepared,  # from `prepare`
     state,            # from `learn`; None for a finished run
@@ -173,7 +173,7 @@ def conclude(
     unlock(folder.path/".lock")
     return results
 
-
+# %% ../nbs/45_pipeline.ipynb #53308fda
 def stopped(
     state,   # from `learn`
     config,  # Config
@@ -195,7 +195,7 @@ def peak_memory():
     "Largest resident memory of this process so far, in MB."
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 2 ** 10)
 
-# %% ../nbs/45_pipeline.ipynb #53308fda
+# %% ../nbs/45_pipeline.ipynb #b2b11411
 def write_pairs(
     ready: Prepared,  # from `prepare`
     found,            # Alignment of its free entities
@@ -207,7 +207,7 @@ def write_pairs(
     write_alignment(ready.folder.alignment, found, pick(pair.source.entities, source), pick(pair.target.entities, target),
                     pick(pair.source.labels, source), pick(pair.target.labels, target))
 
-# %% ../nbs/45_pipeline.ipynb #9cc7679d
+# %% ../nbs/45_pipeline.ipynb #56c9bdeb
 def trained_model(
     ready: Prepared,  # a finished run
 ):
@@ -219,7 +219,7 @@ def trained_model(
         raise RunError(f"does not fit this configuration ({type(e).__name__})", file=ready.folder.model, remedy="train again with fresh=True") from None
     return model.eval()
 
-
+# %% ../nbs/45_pipeline.ipynb #f0ea41c1
 def run(
     config,               # Config
     run_dir="",           # folder of the run; empty: runs/<name>
@@ -230,7 +230,7 @@ def run(
     ready = prepare(config, run_dir, fresh)
     return conclude(ready, learn(ready, on_epoch))
 
-# %% ../nbs/45_pipeline.ipynb #f0ea41c1
+# %% ../nbs/45_pipeline.ipynb #a0a98514
 def add_ranks(
     run_dir,         # folder of a finished run with its weights
     data_dir="",     # folder with the raw files; empty: $MPSEA_DATA, else the download cache
@@ -248,7 +248,7 @@ def add_ranks(
     write_ranks(run.folder.ranks, ranks)
     return run.ranks
 
-
+# %% ../nbs/45_pipeline.ipynb #a06b4b18
 def contradictions(
     ranks: Ranks,    # of a run
     results: dict,   # its results.json

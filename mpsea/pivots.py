@@ -27,7 +27,7 @@ def significant(
     scale = 10. ** (digits - 1 - np.floor(np.log10(np.where(x == 0, 1, np.abs(x)))))
     return np.round(x * scale) / scale
 
-
+# %% ../nbs/22_pivots.ipynb #0904c206
 def value_words(
     value: np.ndarray,  # float64 [V]
     kind: np.ndarray,   # uint8 [V], a `Kind` each
@@ -39,7 +39,7 @@ def value_words(
     return (np.concatenate([at for at, _ in forms]),
             np.concatenate([np.stack([np.full(len(v), float(form)), v], 1) for form, (_, v) in enumerate(forms)]))
 
-# %% ../nbs/22_pivots.ipynb #0492cc4a
+# %% ../nbs/22_pivots.ipynb #037ac7f5
 def occurrences(
     pair,                # KGPair
     modality: Modality,  # relation, attribute or number
@@ -57,7 +57,7 @@ def occurrences(
         sides.append((entity, number_of[word]))
     return sides
 
-# %% ../nbs/22_pivots.ipynb #32ee2ee3
+# %% ../nbs/22_pivots.ipynb #daee4117
 class SparseCosines:
     "The cosines of all pairs of sparse rows of length 1, `for start, block in cosines`, as `Cosines` for dense ones."
     def __init__(self,
@@ -69,7 +69,7 @@ class SparseCosines:
     def __iter__(self):
         for start in range(0, self.shape[0], PANEL): yield start, torch.from_numpy((self.a[start:start + PANEL] @ self.b).toarray())
 
-
+# %% ../nbs/22_pivots.ipynb #04dbf2fb
 def weighted_bags(
     sides: list,   # entity and word of each occurrence, for source and target
 ):
@@ -84,7 +84,7 @@ def weighted_bags(
     length = [np.sqrt(bag.multiply(bag).sum(1).A1) for bag in bags]
     return ids, [(sparse.diags(1 / s) @ bag).tocsr().astype(np.float32) for bag, s in zip(bags, length)]
 
-# %% ../nbs/22_pivots.ipynb #04dbf2fb
+# %% ../nbs/22_pivots.ipynb #db44802b
 def evidence(
     pair,                # KGPair
     modality: Modality,  # which one
@@ -102,7 +102,7 @@ def evidence(
         raise DataError(f"{pair.name}: the graphs share no {what}", remedy="choose another pivot: number and image need no common names")
     return ids, SparseCosines(a, b), SparseCosines(b, a)
 
-# %% ../nbs/22_pivots.ipynb #158bf54c
+# %% ../nbs/22_pivots.ipynb #fc8a0bf7
 class Nearest(NamedTuple):
     "Of each row the best column, its score, and by how much it is the best."
     column: np.ndarray  # int64 [n]
@@ -118,7 +118,7 @@ def nearest(
     score, column = (torch.cat([f[i] for f in found]).cpu().numpy() for i in (0, 1))
     return Nearest(column[:, 0], score[:, 0], score[:, 0] - score[:, 1] if score.shape[1] > 1 else np.full(len(score), np.inf, np.float32))
 
-
+# %% ../nbs/22_pivots.ipynb #f33ee6ef
 def pivot_seeds(
     pair,                  # KGPair; its links are not used
     modality,              # relation, attribute, number or image

@@ -23,7 +23,7 @@ def worth(
     punished = penalty_weight * (short.clamp(min=0) if penalty == "hinge" else short)
     return dict(reward=(cosine - threshold).clamp(min=0) + mi_weight * mi - punished, cosine=cosine, mi=mi, penalty=punished)
 
-
+# %% ../nbs/13_policy.ipynb #e2577737
 def reward(
     joint: Tensor,       # J [B, D]
     reference: Tensor,   # R [B, D]
@@ -33,7 +33,7 @@ def reward(
     "The reward and its parts, each [B]."
     return worth(F.cosine_similarity(joint, reference), *how, **named)
 
-# %% ../nbs/13_policy.ipynb #b730332a
+# %% ../nbs/13_policy.ipynb #a0090d6b
 class Policy(nn.Module):
     "Policy network and REINFORCE loss over matched pairs and hard negatives (Eq. 13)."
     def __init__(self,

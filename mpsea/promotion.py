@@ -40,7 +40,7 @@ class EvidencePromoter(Promoter):
         found = torch.as_tensor(matcher.learn().propose() + [0, n], device=device)
         return found[~torch.isin(found, self.task.valid).any(1)], matcher.weights
 
-
+# %% ../nbs/34_promotion.ipynb #a35e474f
 def promoter_of(
     pair,       # KGPair
     features,   # FeatureSet

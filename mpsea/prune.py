@@ -42,7 +42,7 @@ def strangers(
     half_written = lambda p: p.parent == path and p.name.startswith(".") and p.name.endswith(".part")
     return sorted(str(p.relative_to(path)) for p in inside if p.is_symlink() or not (p.relative_to(path).as_posix() in ours or half_written(p)))
 
-
+# %% ../nbs/72_prune.ipynb #c017f09b
 def at_work(
     path,  # the folder of a run
 ):
@@ -54,7 +54,7 @@ def at_work(
         file.close()
     return False
 
-# %% ../nbs/72_prune.ipynb #8bdb0d9a
+# %% ../nbs/72_prune.ipynb #5ecc7ae5
 CRITERIA = ("unfinished", "damaged", "duplicates", "checkpoints")
 HOUR = 1 / 24
 
@@ -70,7 +70,7 @@ def facts(
     return {"run": path.name, "path": path, "state": row["state"], "trained": row.get("trained") or 0, "identity": identity(path), "stays": stays,
             "pieces": len(run.folder.has()), "bytes": sum(f.st_size for f in files), "days": max(now - max(f.st_mtime for f in files), 0) / 86400}
 
-
+# %% ../nbs/72_prune.ipynb #00c3d897
 def stats_of(path):
     "Size and age of the files in a folder; one that vanishes meanwhile has none."
     found = []
@@ -87,7 +87,7 @@ def identity(path):
     try: return config.hash(), json.loads(env.read_text(encoding="utf-8"))["data"]["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError): return config.hash(), None
 
-# %% ../nbs/72_prune.ipynb #00c3d897
+# %% ../nbs/72_prune.ipynb #643c5173
 def reason(
     run: dict,     # of `facts`
     doubles: set,  # names of the runs that another one makes superfluous
@@ -97,7 +97,7 @@ def reason(
     said = {"unfinished": run["state"] == "unfinished", "damaged": run["state"] == "damaged", "duplicates": run["run"] in doubles}
     return ", ".join(k.removesuffix("s") for k in asked if said.get(k))
 
-
+# %% ../nbs/72_prune.ipynb #4a93a9a9
 def superfluous(
     runs: list,  # of `facts`
 ):
@@ -108,7 +108,7 @@ def superfluous(
     worth = lambda r: (r["state"] == "finished", r["state"] != "damaged", bool(r["stays"]), r["trained"], r["pieces"], -r["days"])
     return {r["run"] for same in groups.values() for r in sorted(same, key=worth)[:-1]}
 
-# %% ../nbs/72_prune.ipynb #4a93a9a9
+# %% ../nbs/72_prune.ipynb #664163e5
 def plan(
     folder,                    # holds run folders
     *criteria: str,            # some of CRITERIA
@@ -132,7 +132,7 @@ def plan(
         rows.append({"run": r["run"], "why": whole or "checkpoint", "file": file, "MB": size / 1e6, "days": r["days"], "stays": stays, "path": r["path"]})
     return pd.DataFrame(rows, columns=["run", "why", "file", "MB", "days", "stays", "path"])
 
-
+# %% ../nbs/72_prune.ipynb #c27295bf
 def refuse_tracked(
     folder,  # holds run folders
 ):
@@ -144,7 +144,7 @@ def refuse_tracked(
     tracked = [name for name in listed.split("\0") if name.partition("/")[0] in runs]
     if tracked: raise RunError(f"is under version control ({tracked[0]}, …)", file=folder, remedy="remove records with git rm")
 
-# %% ../nbs/72_prune.ipynb #664163e5
+# %% ../nbs/72_prune.ipynb #5cf5b12f
 def carry_out(
     plan: pd.DataFrame,  # of `plan`
 ):
@@ -170,7 +170,7 @@ def remove(
     finally: unlock(path/".lock")
     path.rmdir()
 
-
+# %% ../nbs/72_prune.ipynb #ab1cbeac
 def plan_text(
     plan: pd.DataFrame,  # of `plan`
     done: bool = False,  # it has been carried out

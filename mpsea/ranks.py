@@ -36,7 +36,7 @@ class Ranks:
 
     def __len__(self): return len(self.source)
 
-
+# %% ../nbs/40_ranks.ipynb #dd44d6c1
 RANKS = ("source", "target", "forward", "backward")
 
 
@@ -54,7 +54,7 @@ def _narrow(x):
     if x.dtype.kind == "f" and (x % 1).any(): return x.astype(np.float32)
     return x.astype(np.min_scalar_type(int(x.max(initial=0))))
 
-# %% ../nbs/40_ranks.ipynb #dd44d6c1
+# %% ../nbs/40_ranks.ipynb #18fb5f2b
 def read_ranks(
     path,  # ranks.npz
 ):

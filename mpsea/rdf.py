@@ -57,7 +57,7 @@ def line_statements(
         if fault or len(quads) != len(where): yield from _one_by_one(lines, first, path, format, terms, problems)
         else: yield from filter(None, map(terms.statement, where, quads))
 
-
+# %% ../nbs/04_rdf.ipynb #e4324798
 def _parsed(data, format):
     "The quads before the first fault, and the fault or None."
     quads = []
@@ -81,7 +81,7 @@ def _message(fault):
 
 def _stem(path): return Path(path).name.split(".")[0]
 
-# %% ../nbs/04_rdf.ipynb #c3d237d6
+# %% ../nbs/04_rdf.ipynb #244159df
 def stream_statements(
     path,          # Turtle or RDF/XML, plain or packed
     format: str,   # "turtle" or "rdfxml"
@@ -104,12 +104,12 @@ def stream_statements(
             else:
                 if found: yield found
 
-
+# %% ../nbs/04_rdf.ipynb #e78432ef
 def _opened(f, format, base, path):
     try: return iter(ox.parse(f, format=RDF[format], base_iri=base or None, lenient=True))
     except ValueError as e: raise DataError(f"base is no IRI ({e})", file=path, remedy="correct `base` in the mapping") from None
 
-# %% ../nbs/04_rdf.ipynb #e78432ef
+# %% ../nbs/04_rdf.ipynb #1a86950e
 MAX_ENTITY = 300     # characters that an entity may stand for
 MAX_HEAD = 1 << 20   # bytes before the first element
 
@@ -140,7 +140,7 @@ def require_harmless_xml(
         except (expat.ExpatError, ValueError, LookupError) as e:
             if not seen: raise DataError(f"not XML ({e})", file=path, line=getattr(e, "lineno", None), remedy="check that the file is RDF/XML") from None
 
-# %% ../nbs/04_rdf.ipynb #1a86950e
+# %% ../nbs/04_rdf.ipynb #3eee1104
 def rdf_statements(
     path,                            # a file
     options: FileOptions = FileOptions("ntriples"),  # its format

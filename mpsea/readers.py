@@ -29,7 +29,7 @@ def read_triples(
     if not parts: raise DataError("no triples", file=path, remedy="the file is empty: download it again")
     return np.concatenate(parts)
 
-
+# %% ../nbs/03_readers.ipynb #5a666675
 def read_numbers(
     path,                  # lines `entity key value .`
     entities: Vocabulary,  # extended by entities
@@ -47,7 +47,7 @@ def read_numbers(
         parts.append((entities.encode(entity), keys.encode(key), np.array(value), np.array(kind, np.uint8)))
     return tuple(np.concatenate(column) for column in zip(*parts))
 
-# %% ../nbs/03_readers.ipynb #69d6ac04
+# %% ../nbs/03_readers.ipynb #420c920b
 def read_h5_images(
     path,               # HDF5 file, one dataset of D floats for each image id
     entity: np.ndarray, # int32 [P] entity of each index line
@@ -73,7 +73,7 @@ def _reported(features, report):
         if report: report(read)
         yield entity, feature
 
-
+# %% ../nbs/03_readers.ipynb #a051c5cf
 def mean_images(
     features,  # pairs of entity id and array of D numbers
     path,      # where they come from, for messages
@@ -92,7 +92,7 @@ def mean_images(
         rows.setdefault(entity, []).append(feature)
     return Images(np.array(list(rows), np.int32), np.array([f[0] if len(f) == 1 else np.mean(f, 0) for f in rows.values()]))
 
-# %% ../nbs/03_readers.ipynb #c34ce330
+# %% ../nbs/03_readers.ipynb #40092562
 class _Draft:
     "A graph of MMKB whose files have been read; ids are provisional."
     def __init__(self, folder, report):
@@ -121,7 +121,7 @@ class _Draft:
         return KnowledgeGraph(self.name, entities, relations, triples, keys, attribute_triples, keys, numbers, images,
                               np.unique(e[self.pictured]), labels_from_iris(entities))
 
-# %% ../nbs/03_readers.ipynb #ab548929
+# %% ../nbs/03_readers.ipynb #88ab9fbb
 def distinct_numbers(
     entity: np.ndarray,  # int [V]
     key: np.ndarray,     # int [V]
@@ -135,7 +135,7 @@ def distinct_numbers(
     new[1:] = np.any([c[1:] != c[:-1] for c in columns], 0)
     return Numbers(*(c[new] for c in columns))
 
-# %% ../nbs/03_readers.ipynb #72f37a69
+# %% ../nbs/03_readers.ipynb #9f2c84c4
 PUBLISHED_TRIPLES = {"FB15K": 592_213, "DB15K": 89_197, "YAGO15K": 122_886}   # distinct, as published
 
 
@@ -153,7 +153,7 @@ def shortfall(
         elif lacking: notes.append(f"no {what} of {lacking[0]}")
     return ", ".join(notes)
 
-# %% ../nbs/03_readers.ipynb #9f2c84c4
+# %% ../nbs/03_readers.ipynb #541d30de
 def read_mmkb(
     folder,              # the folder that holds the graphs' folders
     source="FB15K",      # its folder and the prefix of its files
@@ -175,7 +175,7 @@ def read_mmkb(
     links = distinct(np.stack([order[ids] for order, ids in zip(orders, links)], 1))
     return KGPair(*graphs, links, name, shortfall(*graphs))
 
-
+# %% ../nbs/03_readers.ipynb #7daa924c
 def _require_known(draft, names, path):
     "An entity known only from a link is possible; when most are, the file belongs to other graphs."
     unknown = [n for n in names if n not in draft.entities]
@@ -195,7 +195,7 @@ class _Reading(Progress):
         self.last = position
         self.update((self.before + position) // 1_000_000)
 
-# %% ../nbs/03_readers.ipynb #01e4419e
+# %% ../nbs/03_readers.ipynb #7d77734c
 def read_id_names(
     path,         # lines `number<tab>name`
     report=None,  # see `blocks`
@@ -219,7 +219,7 @@ def read_id_names(
 
 _ID = re.compile(r"\s*\d{1,18}\s*")
 
-# %% ../nbs/03_readers.ipynb #df732fb2
+# %% ../nbs/03_readers.ipynb #e1daa841
 def read_id_rows(
     path,         # lines of numbers
     known,        # for each column the ids it may hold (ascending), or None for any
@@ -239,14 +239,14 @@ def read_id_rows(
         parts.append(np.stack(rows, 1))
     return distinct(np.concatenate(parts))
 
-
+# %% ../nbs/03_readers.ipynb #d7d59363
 def _integers(column, lines, path):
     try: return np.fromiter(map(int, column), np.int64, len(column))
     except (ValueError, OverflowError):
         line, token = next((n, t) for n, t in zip(lines, column) if not _ID.fullmatch(t.decode()))
         raise DataError(f"expected an id, found {token.decode()[:60]!r}", file=path, line=line, remedy="correct the line") from None
 
-# %% ../nbs/03_readers.ipynb #e1daa841
+# %% ../nbs/03_readers.ipynb #2f78c5db
 def read_attributes(
     path,               # lines `entity<tab>attribute<tab>attribute ...`
     entities,           # names
@@ -267,7 +267,7 @@ def read_attributes(
         raise DataError("none of the entities is known by its name", file=path, remedy="check that attributes and entities belong together")
     return np.stack([np.array(entity, np.int32), names.encode(attribute)], 1)
 
-# %% ../nbs/03_readers.ipynb #adf444b1
+# %% ../nbs/03_readers.ipynb #73f57308
 def read_ids(
     folder,          # the folder with `ent_ids_1` and the others
     name=None,       # of the pair; the folder's name when left out
@@ -290,7 +290,7 @@ def read_ids(
         graphs = [_numbered_graph(folder, i + 1, kg_names[i], ids[i], names[i], pictures[i], reading.file) for i in (0, 1)]
     return KGPair(*graphs, links, name, shortfall(*graphs))
 
-
+# %% ../nbs/03_readers.ipynb #60728f27
 def _link_files(folder):
     "All links in one file, or supervision and reference apart."
     found = [[f for n in names if (f := find_file(folder/n, False))] for names in (["ill_ent_ids"], ["sup_ent_ids", "ref_ent_ids"])]
@@ -312,7 +312,7 @@ def _numbered_graph(folder, number, name, ids, names, images, report):
     return KnowledgeGraph(name, names, relations, np.stack([rows[:, 0], relation.ravel(), rows[:, 2]], 1), attribute_names,
                           distinct(np.stack([found[:, 0], new[found[:, 1]]], 1)), images=images, labels=labels_from_iris(names))
 
-# %% ../nbs/03_readers.ipynb #f613db41
+# %% ../nbs/03_readers.ipynb #b8835471
 def find_feature_pickle(
     folder,  # of the numbered files
 ):
@@ -322,7 +322,7 @@ def find_feature_pickle(
     found = [sorted(p.glob(f"{start}_id_img_feature_dict.pkl*")) for p, start in places]
     return next((f[0] for f in found if f), None)
 
-
+# %% ../nbs/03_readers.ipynb #6db27918
 def split_features(
     features: dict,  # entity id to array, of both graphs
     ids,             # the ids of each graph

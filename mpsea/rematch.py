@@ -41,7 +41,7 @@ def rematch(
     model = trained_model(Prepared(config, ready.pair, ready.features, ready.task, ready.device, RunFolder(weights.parent)))
     return concluded(ready, run, before, model)
 
-
+# %% ../nbs/46_rematch.ipynb #3a2b8f5d
 def concluded(ready, run, before, model):
     "Match, and write the files of the new run; results.json last."
     folder, began = ready.folder, time.perf_counter()

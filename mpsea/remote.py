@@ -43,7 +43,7 @@ def task(
     if not problem: forget(job)
     return problem, files
 
-
+# %% ../nbs/41_remote.ipynb #49844106
 def moved(job, notebook):
     "The job in a folder of this node, always the same one: what was begun here goes on from its checkpoint."
     home = Path(tempfile.gettempdir())/f"mpsea-{os.getuid()}"
@@ -72,7 +72,7 @@ def deliver(
     for name in sorted(files, key=lambda n: n == RUN_FILES["results"]):
         with atomic_path(Path(folder)/name) as p: p.write_bytes(files[name])
 
-# %% ../nbs/41_remote.ipynb #9b7fb41c
+# %% ../nbs/41_remote.ipynb #f3b4751f
 QUIET = ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")       # reports to its makers; a warning about a change to come
 
 
@@ -90,7 +90,7 @@ def connect(
         raise ConfigError(f"no Ray cluster at {address!r} ({why})", remedy="start one with: ray start --head") from None
     return ray
 
-
+# %% ../nbs/41_remote.ipynb #b8898206
 def shape(
     nodes: list,        # what ray.nodes gives
     workers: int = 0,   # cells at a time; 0: one a GPU, or one a CPU where there is no GPU
@@ -102,7 +102,7 @@ def shape(
     smallest = min((int(r["CPU"]) for r in has if r.get("CPU", 0) >= 1), default=1)
     return slots, max(1, min(cpus // max(slots, 1), smallest)), int(gpus > 0)
 
-# %% ../nbs/41_remote.ipynb #660868f9
+# %% ../nbs/41_remote.ipynb #f72f3ffa
 def lost(
     error,  # RayError
 ):
@@ -111,7 +111,7 @@ def lost(
     if cause is not None: return f"unexpected {type(cause).__name__} on a node: {cause}"
     return f"a node or its worker is gone ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
 
-# %% ../nbs/41_remote.ipynb #42be5d9a
+# %% ../nbs/41_remote.ipynb #961c730b
 class Remote:
     "Tasks of a Ray cluster."
     def __init__(self,

@@ -63,7 +63,7 @@ def ablations(
     return {kind: Group(kind, f"Table {t} at 20 %: {base} {what}", [c for c in cells[kind] if c.label != base])
             for t, kind, what in ((5, "components", "and single parts"), (6, "modalities", "without single modalities"))}
 
-
+# %% ../nbs/55_reproduction.ipynb #f19e6469
 def figures():
     "The groups of Figures 4 to 6."
     turned = [c for axes in sweeps_of(FIGURES_4_AND_5, base_config("paper")) for c in sweep_cells("paper", axes, SETS, SEEDS)]
@@ -78,7 +78,7 @@ def groups(
     c, a = comparisons(), ablations(have)
     return {"comparison": c.pop("comparison"), **a, **c, **figures()}
 
-# %% ../nbs/55_reproduction.ipynb #fcd827fc
+# %% ../nbs/55_reproduction.ipynb #8add5a3a
 def modalities_of(
     folder,  # holds records
 ) -> dict:
@@ -90,7 +90,7 @@ def modalities_of(
     order = Config().modality_list
     return {name: tuple(m for m in order if m in used) for name, used in found.items() if used}
 
-# %% ../nbs/55_reproduction.ipynb #b7cbf6d3
+# %% ../nbs/55_reproduction.ipynb #92177f70
 def recorded(
     cells: list,  # of `Cell`
     there: dict,  # of `cells.finished`
@@ -100,7 +100,7 @@ def recorded(
     ends = pd.DataFrame({"state": ["found" if p else "not run" for p in paths], "path": paths, "seconds": np.nan, "problem": ""})
     return planned(cells, ends)
 
-# %% ../nbs/55_reproduction.ipynb #7ad8b1b7
+# %% ../nbs/55_reproduction.ipynb #5faf483d
 def missing_text(
     plan,  # of `recorded`
 ):
@@ -125,7 +125,7 @@ def missing_parts(
     return [f"{', '.join(labels)} on {dataset.upper()}{at(ratios)}: seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
             for (dataset, ratios, seeds), labels in alike.items()]
 
-
+# %% ../nbs/55_reproduction.ipynb #c780fe2e
 def seeds_by_share(rows):
     "(seeds, shares that lack them), of one method and data set."
     found = {}
@@ -141,7 +141,7 @@ def missing_table(
     plans = {g.what: recorded(g.cells, there) for g in groups.values()}
     return pd.DataFrame([{"what": what, "runs": len(p), "recorded": int((p.state == "found").sum()), "not run": missing_text(p)} for what, p in plans.items()])
 
-# %% ../nbs/55_reproduction.ipynb #abaf2f97
+# %% ../nbs/55_reproduction.ipynb #72350366
 def record_name(
     cell,        # `Cell`
     group=None,  # `Group` that it is of
@@ -151,7 +151,7 @@ def record_name(
     head = "ablate-" * bool(group and group.name in ("components", "modalities")) + own
     return f"{head}{f'{100 * c.seed_ratio:g}' * (c.seed_ratio != .2)}{'-iterative' * c.iterative}-{c.dataset}-s{c.seed}"
 
-
+# %% ../nbs/55_reproduction.ipynb #6cff8adf
 def keep(
     folder,        # holds finished runs
     records,       # where records are kept, e.g. results/records
@@ -167,7 +167,7 @@ def keep(
             made.append(have[cell.hash])
     return made
 
-# %% ../nbs/55_reproduction.ipynb #6cff8adf
+# %% ../nbs/55_reproduction.ipynb #9a393dc1
 ADDED = {"evidence", "evidence_rounds", "evidence_margin", "assignment"}           # parameters of what is beyond the paper
 
 
@@ -183,7 +183,7 @@ def beyond(
         out.append({"label": f"+{c.evidence}", **{k: getattr(c, k) for k in VARIED}, "state": "found", "path": str(path), "seconds": np.nan, "problem": ""})
     return pd.DataFrame(out, columns=["label", *VARIED, "state", "path", "seconds", "problem"])
 
-# %% ../nbs/55_reproduction.ipynb #934cbc90
+# %% ../nbs/55_reproduction.ipynb #b27c9d89
 ROUNDS = "measured here, beyond the paper; with rounds in which sure pairs become anchors, as iterative training has them"
 
 
@@ -200,7 +200,7 @@ def results_blocks(
     moved = [replace(r, block=ROUNDS) if r.name in others else r for r in t.rows]
     return flat(replace(t, rows=moved))
 
-
+# %% ../nbs/55_reproduction.ipynb #e5a14d9e
 def flat(
     table: Table,  # with one group of columns
 ):
@@ -210,7 +210,7 @@ def flat(
     bare = lambda cells: {("", name): x for (_, name), x in cells.items()}
     return replace(table, title=f"{table.title}, {names[0]}", rows=[replace(r, texts=bare(r.texts), values=bare(r.values)) for r in table.rows])
 
-# %% ../nbs/55_reproduction.ipynb #6d56d228
+# %% ../nbs/55_reproduction.ipynb #bfd3a675
 def csls_rows(
     rows,          # of `measured_cells`
     dataset: str,  # which data set
@@ -225,7 +225,7 @@ def csls_rows(
                                                for said, g in (("CSLS", a), ("cosine", b))}})
     return pd.DataFrame(out)
 
-# %% ../nbs/55_reproduction.ipynb #98c06279
+# %% ../nbs/55_reproduction.ipynb #ba9dba3e
 def mean_curve(
     paths: list,  # of runs of one method
 ):
@@ -234,7 +234,7 @@ def mean_curve(
     shared = sorted(set.intersection(*map(set, curves))) if curves else []
     return np.array(shared), np.array([np.mean([c[e] for c in curves]) for e in shared])
 
-
+# %% ../nbs/55_reproduction.ipynb #8ee1472f
 def epoch_curves(
     plan,          # of `recorded`
     dataset: str,  # which data set
@@ -252,7 +252,7 @@ def epoch_curves(
     return dressed(fig, f"{head}: {title}", f"Line chart of Hits@1 on the test pairs over the epochs. {' '.join(said)}",
                    "test pairs, mean of both directions, CSLS; mean over the runs of a method", height=430, yaxis_title="Hits@1", yaxis_rangemode="tozero")
 
-# %% ../nbs/55_reproduction.ipynb #47ccc722
+# %% ../nbs/55_reproduction.ipynb #9825ced3
 PRINTED = {"recommended": "MPSEA", "paper": "MPSEA"}             # labels that the paper's tables call otherwise
 
 
@@ -266,7 +266,7 @@ def judgement(
     word = ("reached" if x.mean() >= target else "not reached") + ", though within two standard deviations" * near
     return f"{mean_spread(x)} against {target:.3f} published: **{word}** ({x.mean() - target:+.3f})"
 
-
+# %% ../nbs/55_reproduction.ipynb #16796c23
 def verdict(
     rows,                    # of `measured_cells`
     dataset: str,            # which data set
@@ -285,7 +285,7 @@ def verdict(
     text += f" The epoch that is best on the test would change Hits@1 by {test['hits@1'].mean() - honest['hits@1'].mean():+.3f}." * bool(len(test))
     return text + f" With fewer than {seeds} seeds this is a hint, not a result." * (n < seeds)
 
-# %% ../nbs/55_reproduction.ipynb #c722de40
+# %% ../nbs/55_reproduction.ipynb #bc38c5a7
 def summary(
     rows,          # of `measured_cells`
     dataset: str,  # which data set
@@ -300,7 +300,7 @@ def summary(
     text = f"**{title_of(rows, dataset)}**, Hits@1 at {share(.2)}: {', '.join(said)}; MPSEA as published {published(dataset, .2).set_index('method')['hits@1']['MPSEA']:.3f}."
     return text + f" Not run yet: {', '.join(missing)}." * bool(missing)
 
-# %% ../nbs/55_reproduction.ipynb #16796c23
+# %% ../nbs/55_reproduction.ipynb #ad2f51ac
 TABLES = {"components": 5, "modalities": 6}
 
 
@@ -318,7 +318,7 @@ def parts_table(
     if set(rows.configuration) <= {base}: return None
     return ablation_table(rows, dataset, base, variants(kind, full[0].config, have[dataset]), TABLES[kind], .2)
 
-
+# %% ../nbs/55_reproduction.ipynb #9d1098ff
 def reading_rows(
     folder,  # holds records
 ):
@@ -331,7 +331,7 @@ def reading_rows(
             "before": f"{r.before:.3f}", "after": f"{r.after:.3f}", "Hits@1": f"{r.difference:+.3f}"} for r in e.itertuples()]
     return pd.DataFrame(out)
 
-# %% ../nbs/55_reproduction.ipynb #cae53ab9
+# %% ../nbs/55_reproduction.ipynb #c0b6191e
 def switches(
     there: dict,             # of `cells.finished`
     cells: list,             # of `Cell`, e.g. of the comparison
@@ -343,6 +343,7 @@ def switches(
     if len(paths) < 2: return {}
     return {k: tuple("(none)" if x == "" else x for x in v) for k, v in changed(open_run(paths[b]).config, open_run(paths[a]).config).items()}
 
+# %% ../nbs/55_reproduction.ipynb #17234c39
 def is_reading(
     name: str,  # of a parameter
 ):

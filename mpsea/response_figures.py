@@ -7,7 +7,7 @@ __all__ = ['REPEATED', 'MOST_LINES', 'DARKER', 'BINS', 'varying', 'in_words', 'l
            'run_interactions', 'places', 'parallel_coordinates', 'upright', 'worths', 'turning_points', 'bars_of',
            'reward_by_cosine', 'reward_histogram', 'turning_curves']
 
-# %% ../nbs/60_response_figures.ipynb #87ee9951
+# %% ../nbs/60_response_figures.ipynb #82150898
 from dataclasses import fields
 
 import numpy as np
@@ -21,7 +21,7 @@ from .curves import interaction_heatmap, panels, response_curves
 from .figures import GREY, INK, LABELS, OLIVE, SKY, SLATE, dressed, notice, safe
 from .policy import worth
 
-# %% ../nbs/60_response_figures.ipynb #01f11ae2
+# %% ../nbs/60_response_figures.ipynb #bb5dfb8b
 REPEATED = ("seed", "data_dir", "device", "checkpoint_every")
 
 
@@ -31,7 +31,7 @@ def varying(
     "Names of the parameters in which the runs differ, in the order of `Config`."
     return [f.name for f in fields(Config) if f.name in rows and f.name not in REPEATED and rows[f.name].astype(str).nunique() > 1]
 
-
+# %% ../nbs/60_response_figures.ipynb #a67c5723
 def in_words(
     rows: pd.DataFrame,   # one row a run
     names,                # of parameters
@@ -40,7 +40,7 @@ def in_words(
     said = lambda v: f"{v:g}" if isinstance(v, float) else str(v) or "(none)"
     return [", ".join(f"{n} {said(v)}" for n, v in zip(names, values)) for values in zip(*(rows[n] for n in names))] if len(names) else [""] * len(rows)
 
-# %% ../nbs/60_response_figures.ipynb #59b3f4e3
+# %% ../nbs/60_response_figures.ipynb #7439d782
 MOST_LINES = 6
 
 
@@ -58,7 +58,7 @@ def lines_over(
     shared = in_words(drawn.head(1), [n for n in others if n not in apart])[0]
     return drawn.assign(setting=in_words(drawn, apart)), shared, len(values) - len(most)
 
-
+# %% ../nbs/60_response_figures.ipynb #dda4947b
 def run_responses(
     rows: pd.DataFrame,   # one row a run: parameters, metrics, run
     x: str,               # parameter of the horizontal axis
@@ -84,7 +84,7 @@ def run_dots(rows, x, metric):
     return go.Scatter(x=values, y=rows[metric].to_numpy(np.float32), mode="markers", showlegend=False, text=[safe(r) for r in rows.run], name="run", customdata=list(rows.index),
                       marker=dict(size=6, color="white", line=dict(color=INK, width=1.2)), hovertemplate="%{text}: %{y:.3f}<extra></extra>")
 
-# %% ../nbs/60_response_figures.ipynb #1b9fb20b
+# %% ../nbs/60_response_figures.ipynb #69d83365
 def held(
     rows: pd.DataFrame,   # one row a run
     *free: str,           # parameters that may differ
@@ -94,7 +94,7 @@ def held(
     most = settings.value_counts(sort=False).idxmax() if len(rows) else ""
     return rows[settings == most], most
 
-
+# %% ../nbs/60_response_figures.ipynb #d26e18a4
 def run_interactions(
     rows: pd.DataFrame,       # one row a run
     x: str,                   # first parameter
@@ -107,7 +107,7 @@ def run_interactions(
     shown, where = held(rows, x, y)
     return interaction_heatmap(shown, x, y, metric, subtitle="; ".join(filter(None, (subtitle, where and f"with {where}"))))
 
-# %% ../nbs/60_response_figures.ipynb #710d9bfd
+# %% ../nbs/60_response_figures.ipynb #01684db3
 DARKER = [[0, "#cfd6dd"], [.5, SKY], [1, "#08306b"]]
 
 
@@ -127,7 +127,7 @@ def places(
     keep = sorted(first) if len(first) <= 5 else [v.min(), v.max()]
     return at, {f"{k:.4g}": first[k] for k in keep}
 
-# %% ../nbs/60_response_figures.ipynb #a2962d6a
+# %% ../nbs/60_response_figures.ipynb #038ff5cf
 def parallel_coordinates(
     rows: pd.DataFrame,       # one row a run: parameters, metric, run
     names: list = None,       # of the parameters; None: those that vary
@@ -152,7 +152,7 @@ def parallel_coordinates(
     return dressed(fig, title, alt, subtitle, height=420, hovermode="closest", xaxis=dict(**heads, showgrid=False), margin=dict(t=110, b=24, l=16, r=16),
                    yaxis=dict(visible=False, range=[-.06, 1.06]))
 
-
+# %% ../nbs/60_response_figures.ipynb #0d7c5c35
 def upright(fig, ticks):
     "The axes, with their ticks."
     for i, marks in enumerate(ticks):
@@ -160,7 +160,7 @@ def upright(fig, ticks):
         for text, y in marks.items():
             fig.add_annotation(x=i, y=y, text=text, xanchor="left", xshift=5, showarrow=False, font=dict(size=12, color=INK), bgcolor="rgba(255,255,255,.8)", borderpad=1)
 
-# %% ../nbs/60_response_figures.ipynb #6bf33149
+# %% ../nbs/60_response_figures.ipynb #8f7e7fa8
 def worths(
     cosine,                      # numbers, any array
     threshold: float = .63,      # theta
@@ -171,7 +171,7 @@ def worths(
     "`policy.worth` of an array, as arrays."
     return {k: v.numpy() for k, v in worth(torch.as_tensor(np.asarray(cosine, np.float32)), threshold, mi_weight, penalty_weight, penalty).items()}
 
-
+# %% ../nbs/60_response_figures.ipynb #11edc625
 def turning_points(
     cosine,                      # [n]
     mi_weight: float = .34,      # alpha
@@ -181,7 +181,7 @@ def turning_points(
     c = np.asarray(cosine, np.float64)
     return c + mi_weight * np.exp(c) / penalty_weight if penalty_weight > 0 else np.full(c.shape, np.inf)
 
-# %% ../nbs/60_response_figures.ipynb #d6086335
+# %% ../nbs/60_response_figures.ipynb #b02f8b57
 BINS = 60
 
 
@@ -190,7 +190,7 @@ def bars_of(values, low, high, bins=BINS):
     counts, edges = np.histogram(values, bins, (low, high))
     return ((edges[:-1] + edges[1:]) / 2).astype(np.float32), counts.astype(np.float32)
 
-
+# %% ../nbs/60_response_figures.ipynb #fdebc92b
 def reward_by_cosine(
     cosine,            # [n] of the entities
     *how,              # threshold, mi_weight, penalty_weight, penalty: as in `worths`
@@ -217,7 +217,7 @@ def reward_by_cosine(
            f"Below it, the reward and its parts over the cosine: the reward goes from {w['reward'][0]:.2f} at {grid[0]:.2f} to {w['reward'][-1]:.2f} at 1.")
     return dressed(fig, title, alt, subtitle, height=560, barmode="stack", bargap=.05, margin_t=70)
 
-# %% ../nbs/60_response_figures.ipynb #0174a1fd
+# %% ../nbs/60_response_figures.ipynb #5f70028f
 def reward_histogram(
     now,               # [n] rewards with the parameters as they are set
     own,               # [n] with the run's own
@@ -235,7 +235,7 @@ def reward_histogram(
            f"with the run's own parameters mean {own.mean():.2f}, {(own < 0).mean():.0%} negative.")
     return dressed(fig, title, alt, subtitle, barmode="stack", bargap=.05, xaxis_title="reward", yaxis_title="entities")
 
-
+# %% ../nbs/60_response_figures.ipynb #858f210f
 def turning_curves(
     cosine,                      # [n] of the entities
     threshold: float,            # theta, as it is set

@@ -74,7 +74,7 @@ def cpu_model():
     except OSError: pass
     return platform.processor() or platform.machine()
 
-
+# %% ../nbs/40_runs.ipynb #7ac49592
 def device_name(
     device,  # torch device, or its name
 ):
@@ -83,7 +83,7 @@ def device_name(
     import torch
     return torch.cuda.get_device_name(torch.device(device)) if torch.cuda.is_available() else "GPU not present"
 
-# %% ../nbs/40_runs.ipynb #13c9203e
+# %% ../nbs/40_runs.ipynb #a0ea213a
 def _git(where, *words):
     try: done = subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.SubprocessError): return None
@@ -98,7 +98,7 @@ def git_commit(
     commit = top and Path(top).resolve() == Path(root).resolve() and _git(root, "rev-parse", "--verify", "-q", "HEAD")
     return (commit + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")) if commit else None
 
-# %% ../nbs/40_runs.ipynb #4abeb34d
+# %% ../nbs/40_runs.ipynb #2ca89751
 def environment(
     pair_title: str,    # the pair's name with its note, shown wherever a number is shown
     fingerprint: str,   # content hash of the pair
@@ -112,7 +112,7 @@ def environment(
             "device": str(device), "device_name": device_name(device), "cpu": cpu_model(), "cpu_count": os.cpu_count(), "threads": threads,
             "commit": git_commit(Path(mpsea.__file__).resolve().parent.parent), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
-# %% ../nbs/40_runs.ipynb #e74e7990
+# %% ../nbs/40_runs.ipynb #6f83bc26
 def append_history(
     path,           # history.jsonl
     record: dict,   # one epoch
@@ -127,7 +127,7 @@ def append_history(
         f.flush()
         os.fsync(f.fileno())
 
-
+# %% ../nbs/40_runs.ipynb #cdbcb42b
 def _whole_lines(f, block=4096):
     "The length of a file up to its last newline, found backwards: a history may be long, half a line is short."
     end = f.seek(0, os.SEEK_END)
@@ -139,7 +139,7 @@ def _whole_lines(f, block=4096):
         end = start
     return 0
 
-# %% ../nbs/40_runs.ipynb #cdbcb42b
+# %% ../nbs/40_runs.ipynb #8457041a
 def read_history(
     path,  # history.jsonl
 ):
@@ -154,7 +154,7 @@ def read_history(
         kept.append(record)
     return kept
 
-
+# %% ../nbs/40_runs.ipynb #bc548c65
 def _record(line, path, number):
     try:
         record = json.loads(line)
@@ -163,7 +163,7 @@ def _record(line, path, number):
     except (ValueError, TypeError, KeyError):
         raise RunError("not a record of an epoch", file=path, line=number, remedy="remove this line, or restore the file") from None
 
-# %% ../nbs/40_runs.ipynb #bc548c65
+# %% ../nbs/40_runs.ipynb #e936fc38
 @dataclass(frozen=True, eq=False)
 class Attention:
     "What the fusion looked at: modality weights and attention of the test entities."
@@ -176,7 +176,7 @@ class Attention:
     attention_entities: np.ndarray      # [m, H, Q, K] attention of single entities
     sample: np.ndarray                  # [m] which entities these are
 
-
+# %% ../nbs/40_runs.ipynb #2b62206e
 def read_attention(
     path,  # attention.npz
 ):
@@ -188,7 +188,7 @@ def read_attention(
     return Attention(numbers("weights", 2), names("modalities"), numbers("attention", 3), names("queries"), names("keys"),
                      ids("entities"), numbers("attention_entities", 4), ids("sample"))
 
-# %% ../nbs/40_runs.ipynb #4d158564
+# %% ../nbs/40_runs.ipynb #46bb7e45
 def read_alignment(
     path,  # alignment.tsv
 ):
@@ -204,11 +204,11 @@ def read_alignment(
         elif table[c].str.contains("\\", regex=False).any(): table[c] = [_unescaped(x) for x in table[c]]
     return table
 
-
+# %% ../nbs/40_runs.ipynb #e5dd6f20
 def _unescaped(text):
     return re.sub(r"\\(.)", lambda m: {"t": "\t", "n": "\n", "r": "\r"}.get(m[1], m[1]), text)
 
-# %% ../nbs/40_runs.ipynb #bf67166c
+# %% ../nbs/40_runs.ipynb #10e9bb15
 REMEDIES = {"config": "this is not the folder of a run",
             "history": "the run stopped before its first epoch: train again with the same parameters",
             "results": "the run has not finished: train again with the same parameters, it resumes where it stopped",
@@ -257,7 +257,7 @@ class Run:
     @cached_property
     def alignment(self): return read_alignment(self.file("alignment"))
 
-# %% ../nbs/40_runs.ipynb #46bb7e45
+# %% ../nbs/40_runs.ipynb #1118bc00
 def open_run(
     path,  # a run folder, or a committed record of one
 ):
@@ -270,14 +270,14 @@ def open_run(
     what = "not the folder of a run: it has no config.json" if path.is_dir() else "no such run"
     raise RunError(what, file=path, remedy=f"the runs here are {there}" if near else "train first")
 
-
+# %% ../nbs/40_runs.ipynb #75d1c9c6
 def run_folders(
     folder,  # holds run folders
 ):
     "The folders below `folder` that hold a run, by name."
     return sorted((p.parent for p in Path(folder).glob(f"*/{RUN_FILES['config']}")), key=lambda p: p.name)
 
-# %% ../nbs/40_runs.ipynb #1118bc00
+# %% ../nbs/40_runs.ipynb #6a0b7a4c
 METRICS = ("hits@1", "hits@5", "hits@10", "mr", "mrr", "n")
 
 
@@ -293,7 +293,7 @@ def pick_row(
     if csls is None: csls = max((r["csls"] for r in rows), default=0)
     return next((r for r in rows if r["csls"] == csls), None)
 
-# %% ../nbs/40_runs.ipynb #75d1c9c6
+# %% ../nbs/40_runs.ipynb #29ebec9a
 def run_row(
     run: Run,       # a run, finished or not
     **which,        # passed to `pick_row`
@@ -310,7 +310,7 @@ def run_row(
     except (MpseaError, KeyError, TypeError, AttributeError, ValueError) as e: row.update(state="damaged", problem=str(e))
     return row
 
-
+# %% ../nbs/40_runs.ipynb #614a3968
 def load_runs(
     folder,         # holds run folders
     **which,        # passed to `pick_row`: selection, direction, csls
@@ -322,7 +322,7 @@ def load_runs(
     columns = first + sorted({k for r in rows for k in r} - set(first))
     return pd.DataFrame(rows, columns=columns)
 
-# %% ../nbs/40_runs.ipynb #18b641dc
+# %% ../nbs/40_runs.ipynb #1f56f984
 def _rounded(x, digits=6):
     if isinstance(x, dict): return {k: _rounded(v) for k, v in x.items()}
     if isinstance(x, list): return [_rounded(v) for v in x]
@@ -335,7 +335,7 @@ def _without_folders(x):
     is_path = isinstance(x, str) and re.match(r"([/~\\]|[A-Za-z]:[/\\]|\.{1,2}[/\\])\S", x)
     return re.split(r"[/\\]", x.rstrip("/\\"))[-1] if is_path else x
 
-
+# %% ../nbs/40_runs.ipynb #d50db60b
 def export_record(
     run: Run,   # a finished run
     folder,     # where records are kept, e.g. results/records

@@ -30,7 +30,7 @@ def runs_show(
     from mpsea.browse import find_run, show_text
     print(show_text(find_run(args.run)))
 
-
+# %% ../nbs/75_runs_command.ipynb #1ed9815b
 def runs_compare(
     args,  # a, b, selection, html
 ):
@@ -43,7 +43,7 @@ def runs_compare(
     compare_page(a, b, args.html, args.selection)
     print(f"\ncurves  {args.html}")
 
-# %% ../nbs/75_runs_command.ipynb #cf9e3b2c
+# %% ../nbs/75_runs_command.ipynb #93061fdd
 def runs_prune(
     args,  # folder, unfinished, damaged, duplicates, checkpoints, older_than, yes
 ):
@@ -53,7 +53,7 @@ def runs_prune(
     if args.yes: carry_out(found)
     print(plan_text(found, done=args.yes))
 
-# %% ../nbs/75_runs_command.ipynb #e76d3a8c
+# %% ../nbs/75_runs_command.ipynb #18a81527
 def add_selection(
     parser,   # ArgumentParser
     nothing,  # the value when nothing is said
@@ -69,7 +69,7 @@ def add_folder(
     "The folder of runs."
     parser.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="holds run folders, or records; left out: runs")
 
-# %% ../nbs/75_runs_command.ipynb #064cf6f0
+# %% ../nbs/75_runs_command.ipynb #9910b0bc
 def add_runs_list(
     commands,  # what add_subparsers gives
 ):
@@ -86,7 +86,7 @@ def add_runs_list(
     parser.add_argument("--direction", choices=WAYS, default="forward", help="who asks whom: source→target (the default), target→source, or the mean of both")
     parser.add_argument("--csv", action="store_true", help="as CSV, with all columns unless some are named")
 
-# %% ../nbs/75_runs_command.ipynb #9910b0bc
+# %% ../nbs/75_runs_command.ipynb #6146f0f2
 def add_runs_prune(
     commands,  # what add_subparsers gives
 ):
@@ -102,7 +102,7 @@ def add_runs_prune(
                         help="only what has not changed for so long; left out: any age, but an hour for unfinished runs")
     parser.add_argument("--yes", action="store_true", help="remove; without it nothing is")
 
-# %% ../nbs/75_runs_command.ipynb #6146f0f2
+# %% ../nbs/75_runs_command.ipynb #8193dcb8
 def add(
     commands,  # what add_subparsers gives
 ):

@@ -40,7 +40,7 @@ class Parts:
         a, b = ((v * scale).flatten(1) for v in (self.vectors[rows], flip(self.vectors[torch.as_tensor(columns) + self.sources])))
         return Fused(a, b, [(weights[n], e.restricted(rows, columns)) for n, e in self.evidence.items() if weights[n]], keep)
 
-
+# %% ../nbs/24_scores.ipynb #50db75c4
 def flip(
     v: Tensor,   # [n, M, d + 1]
 ):
@@ -61,7 +61,7 @@ def unit_parts(
     mean = torch.einsum("imd,jmd->m", x[i], x[j]) / torch.einsum("im,jm->m", present[i].float(), present[j].float()).clamp(min=1)
     return torch.cat([x, mean.clamp(min=0).sqrt()[None, :, None] * present[..., None]], 2)
 
-# %% ../nbs/24_scores.ipynb #9651e6ab
+# %% ../nbs/24_scores.ipynb #b075ee29
 class Fused(Cosines):
     "Inner products plus weighted evidence: a score source."
     def __init__(self,
@@ -80,7 +80,7 @@ class Fused(Cosines):
         for weight, e in self.evidence: block += weight * torch.as_tensor(e.block(rows)).to(block.device)
         return block
 
-# %% ../nbs/24_scores.ipynb #fa803cec
+# %% ../nbs/24_scores.ipynb #c92ead38
 REACH = 5.
 
 

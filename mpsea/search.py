@@ -44,7 +44,7 @@ def search_cells(
         raise ConfigError("a search chooses by validation pairs, and none are held out", remedy="say valid_ratio=0.05 in changes")
     return checked_cells(cells({", ".join(f"{n}={v}" for n, v in point.items()) or base: params}, dataset=list(datasets), seed=list(seeds)))
 
-
+# %% ../nbs/44_search.ipynb #5db0112e
 def score_of(
     done: pd.DataFrame,  # of `execute`, the cells of one point
 ):
@@ -52,7 +52,7 @@ def score_of(
     found = [validation(path) if path else None for path in done.path]
     return None if None in found else sum(found) / len(found)
 
-# %% ../nbs/44_search.ipynb #7f897c70
+# %% ../nbs/44_search.ipynb #6036529c
 def suggest(
     trial,       # of Optuna
     axis: Axis,  # a range, or values
@@ -62,7 +62,7 @@ def suggest(
     ask = trial.suggest_int if isinstance(axis.ends[0], int) else trial.suggest_float
     return ask(axis.name, *axis.ends, log=axis.log)
 
-
+# %% ../nbs/44_search.ipynb #886aa2f5
 def starting_point(
     axes: list,      # of `Axis`
     config: Config,  # the base
@@ -72,7 +72,7 @@ def starting_point(
     inside = all(a.ends[0] <= point[a.name] <= a.ends[1] if a.ends else point[a.name] in a.values for a in axes)
     return point if inside else None
 
-# %% ../nbs/44_search.ipynb #7687eecd
+# %% ../nbs/44_search.ipynb #7b3b384b
 def study_of(
     journal,    # file that remembers
     name: str,  # of what is searched: another name begins anew in the same file
@@ -104,7 +104,7 @@ def search(
     while (left := trials - len(study.get_trials(states=(S.COMPLETE, S.FAIL)))) > 0: judge([propose(study, axes, seed) for _ in range(min(at_once, left))])
     return study
 
-
+# %% ../nbs/44_search.ipynb #85c9710d
 def propose(
     study,       # of `study_of`
     axes: list,  # of `Axis`
@@ -120,7 +120,7 @@ def propose(
     for axis in axes: suggest(trial, axis)
     return trial
 
-# %% ../nbs/44_search.ipynb #6a4841a6
+# %% ../nbs/44_search.ipynb #a01511af
 def scorer(
     run,        # list of cells -> table of `execute`
     base: str,  # as in `method_setting`
@@ -135,7 +135,7 @@ def scorer(
         return [score_of(done.iloc[end - len(g):end]) for g, end in zip(groups, ends)]
     return score
 
-
+# %% ../nbs/44_search.ipynb #404fff66
 def search_name(
     axes: list,   # of `Axis`
     made: list,   # cells of one point, e.g. the base's
@@ -144,7 +144,7 @@ def search_name(
     about = [str(a) for a in axes] + sorted(c.hash for c in made)
     return hashlib.sha256("; ".join(about).encode()).hexdigest()[:12]
 
-# %% ../nbs/44_search.ipynb #986e3794
+# %% ../nbs/44_search.ipynb #48d07108
 def search_table(
     trials: list,  # of the study
 ):

@@ -80,7 +80,7 @@ def by_seed(
         if other is not run: raise RunError(f"seed {run.config['seed']} occurs twice, in {other.name} too", file=run.path, remedy="give one run a seed")
     return found
 
-
+# %% ../nbs/46_significance.ipynb #be216e22
 def same_pairs(
     a: Run,  # a run with ranks
     b: Run,  # another
@@ -93,7 +93,7 @@ def same_pairs(
     if not (np.array_equal(x.source, y.source) and np.array_equal(x.target, y.target)): raise wrong("were tested on different pairs")
     return x, y
 
-# %% ../nbs/46_significance.ipynb #e7d71fe8
+# %% ../nbs/46_significance.ipynb #940fbb7f
 METRICS = {"Hits@1": lambda ranks: (ranks <= 1).astype(np.float64), "MRR": lambda ranks: 1 / ranks.astype(np.float64)}
 TESTS = {"Hits@1": lambda d, draws: float(mcnemar((d > 0).sum(), (d < 0).sum())), "MRR": sign_flip}
 SIDES = {"source→target": "forward", "target→source": "backward"}
@@ -112,7 +112,7 @@ def seed_row(
     return {"pairs": len(d), "a": x.mean(), "b": y.mean(), "difference": d.mean(), "low": d.mean() - reach, "high": d.mean() + reach,
             "better": int((d > 0).sum()), "worse": int((d < 0).sum()), "p": TESTS[metric](d, draws), "p_seeds": np.nan}
 
-
+# %% ../nbs/46_significance.ipynb #e7371d08
 def all_seeds(
     rows: list,    # of `seed_row`, one a seed
     level: float,  # of confidence
@@ -124,7 +124,7 @@ def all_seeds(
     counts = {k: int(r[k].sum()) for k in ("pairs", "better", "worse")}
     return {**counts, **means, "low": low, "high": high, "p": combine(r.p, r.difference), "p_seeds": p}
 
-# %% ../nbs/46_significance.ipynb #e7371d08
+# %% ../nbs/46_significance.ipynb #c4fa41d8
 def paired(
     runs_a,                      # a run or several, one a seed: `Run`, or paths of run folders or records
     runs_b,                      # the runs to compare with
@@ -144,7 +144,7 @@ def paired(
         out += [{"metric": metric, "seed": s, **row} for s, row in zip(seeds, rows)] + [{"metric": metric, "seed": "all", **all_seeds(rows, level)}]
     return pd.DataFrame(out)
 
-# %% ../nbs/46_significance.ipynb #4ca9b64e
+# %% ../nbs/46_significance.ipynb #cbbe4b22
 def holm(
     p,  # one a comparison; NaN where there is none
 ):
@@ -155,7 +155,7 @@ def holm(
     adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)).clip(max=1)
     return adjusted
 
-
+# %% ../nbs/46_significance.ipynb #cab697ee
 def against(
     base,               # runs of the method that all are compared with
     others: dict,       # name -> runs

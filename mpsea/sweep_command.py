@@ -60,7 +60,7 @@ class Parameter:
     default: object  # the value when nothing is said
     help: str        # what it means
 
-
+# %% ../nbs/70_sweep_command.ipynb #7434b956
 def parameters_of(
     path,  # a notebook
 ) -> dict:
@@ -77,7 +77,7 @@ def parameters_of(
         found[target.id] = Parameter(target.id, kind, value, notes.get(line.end_lineno, ""))
     return found
 
-# %% ../nbs/70_sweep_command.ipynb #15bafc96
+# %% ../nbs/70_sweep_command.ipynb #9d96742c
 def from_text(
     p: Parameter,  # which one
     text: str,     # what was written
@@ -88,14 +88,14 @@ def from_text(
     try: return {"int": int, "float": float, "str": str}[p.kind](text)
     except (KeyError, ValueError): raise ConfigError(f"{p.name}={text!r} is not of type {p.kind}", remedy=p.help or None) from None
 
-
+# %% ../nbs/70_sweep_command.ipynb #b6e58965
 def from_file(p: Parameter, value, file):
     "The value of a YAML file, if it fits the parameter's type."
     allowed = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str, int, float, list, dict)}.get(p.kind, (object,))
     if isinstance(value, allowed) and (p.kind == "bool" or not isinstance(value, bool)): return value
     raise ConfigError(f"{p.name}={value!r} is not of type {p.kind}", file=file, remedy=p.help or None)
 
-# %% ../nbs/70_sweep_command.ipynb #b6e58965
+# %% ../nbs/70_sweep_command.ipynb #d5bff269
 def known(
     takes: dict,  # name -> Parameter
     name: str,    # that was said
@@ -105,7 +105,7 @@ def known(
     if name in takes: return takes[name]
     raise ConfigError(f"unknown parameter {name!r}{guess(str(name), list(takes))}", file=file, remedy="this experiment has " + ", ".join(takes))
 
-
+# %% ../nbs/70_sweep_command.ipynb #a8f68dec
 def all_said(
     takes: dict,       # name -> Parameter
     files: list = (),  # parameter files, later ones win
@@ -117,7 +117,7 @@ def all_said(
     said.update({name: from_text(known(takes, name), text) for name, text in texts})
     return {**said, **{known(takes, name).name: value for name, value in values.items() if value is not None}}
 
-# %% ../nbs/70_sweep_command.ipynb #a8f68dec
+# %% ../nbs/70_sweep_command.ipynb #bae26cc2
 def rows(
     pairs: list,  # of a name and what is said about it
     width=100,    # of a line
@@ -133,7 +133,7 @@ def experiment_list():
     "The experiments and what they are for."
     return "experiments (tables and figures are those of the paper):\n" + rows([(name, subtitle(path)) for name, path in experiments().items()])
 
-
+# %% ../nbs/70_sweep_command.ipynb #3fef4e84
 def experiment_help(
     name: str,  # of an experiment, or the path of a notebook
 ):
@@ -153,7 +153,7 @@ def commands_of(
     shown = (line for kind, text, _ in cells_of(path) if kind == "markdown" for line in text.splitlines())
     return [re.sub(r"^papermill \S+ \S+", f"mpsea sweep {name}", line) for line in shown if line.startswith("papermill ")] or [f"mpsea sweep {name}"]
 
-# %% ../nbs/70_sweep_command.ipynb #382b0f14
+# %% ../nbs/70_sweep_command.ipynb #3802b965
 def sweep(
     experiment: str,     # its name, or the path of a notebook
     files: list = (),    # parameter files
@@ -169,7 +169,7 @@ def sweep(
     run_notebook(path, out/f"{path.stem}.ipynb", said, screen)
     return out/f"{path.stem}.ipynb"
 
-# %% ../nbs/70_sweep_command.ipynb #abf429cd
+# %% ../nbs/70_sweep_command.ipynb #2ac33a14
 def sweep_command(
     args,  # experiment, help, params, parameter, workers, address, out
 ):
@@ -184,7 +184,7 @@ def sweep_command(
         return failed("stopped. The same command goes on: finished runs are found, the others resume from their checkpoints.", code=130)
     print(f"\nnotebook  {notebook}")
 
-# %% ../nbs/70_sweep_command.ipynb #3e1181eb
+# %% ../nbs/70_sweep_command.ipynb #f0cd3fc8
 def add(
     commands,  # what add_subparsers gives
 ):

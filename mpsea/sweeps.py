@@ -73,7 +73,7 @@ def without_data(
     except DataError as e: return str(e)
     return ""
 
-
+# %% ../nbs/41_sweeps.ipynb #b0dc763f
 def check_cells(
     todo: list,  # of Cell
 ):
@@ -83,7 +83,7 @@ def check_cells(
         try: check_method(cell.config)
         except ConfigError as e: raise ConfigError(f"{cell.label}: {e}") from None
 
-# %% ../nbs/41_sweeps.ipynb #7123002b
+# %% ../nbs/41_sweeps.ipynb #35cf404a
 class End(NamedTuple):
     "What came of a cell."
     state: str         # "done" now, "found" before, "failed"
@@ -102,7 +102,7 @@ def failed(problem, folder):
     notebook = RunFolder(folder).notebook
     return End("failed", "", math.nan, problem + (f" (details: {notebook})" if notebook.is_file() else ""))
 
-
+# %% ../nbs/41_sweeps.ipynb #b0973bf5
 def summary(
     table,  # what `execute` returns
 ):
@@ -112,7 +112,7 @@ def summary(
     problems = [f"failed: {r.label}: {r.problem}" for r in table[table.state == "failed"].drop_duplicates(["label", "problem"]).itertuples()]
     return "\n".join([f"{len(table)} cells: {', '.join(parts) or 'nothing to do'}", *problems])
 
-# %% ../nbs/41_sweeps.ipynb #b0973bf5
+# %% ../nbs/41_sweeps.ipynb #cca3cb27
 def insist(
     *tables,  # what `execute` returned, each time
 ):
@@ -123,7 +123,7 @@ def insist(
     if said: raise RunError(f"{len(lost)} of {len(table)} cells failed: {'; '.join(said[:3])}{'; …' if said[3:] else ''}",
                             remedy="all else is above; the same call tries them again")
 
-# %% ../nbs/41_sweeps.ipynb #cca3cb27
+# %% ../nbs/41_sweeps.ipynb #2818a02e
 def execute(
     cells,                         # list of Cell
     out="runs",                    # folder of the runs: each has its own in it
@@ -144,7 +144,7 @@ def execute(
     print(summary(table))
     return table
 
-
+# %% ../nbs/41_sweeps.ipynb #b04dbe4e
 def run_cells(todo, out, workers, address, retries, notebook):
     "Hash -> end of cells that are not there yet."
     check_cells(todo)

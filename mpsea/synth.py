@@ -125,7 +125,7 @@ def _triples(spec, size):
     true[:, 1] = _words(kinds[true[:, 0]], spec.relations, spec.classes, _rng(spec, "relations"))
     return tuple(_believed(spec, true, weights, kinds, side) for side in range(2))
 
-
+# %% ../nbs/03_synth.ipynb #1a1e1b01
 def _believed(spec, true, weights, kinds, side):
     rng = _rng(spec, "triple noise", side)
     wrong = _facts(spec, weights, kinds, len(true), rng)
@@ -134,7 +134,7 @@ def _believed(spec, true, weights, kinds, side):
     seen[:, 1] = np.where(rng.random(len(seen)) < spec.relation_noise, rng.integers(0, spec.relations, len(seen)), seen[:, 1])
     return distinct(seen[seen[:, 0] != seen[:, 2]])
 
-# %% ../nbs/03_synth.ipynb #2eef22ae
+# %% ../nbs/03_synth.ipynb #6c9e7532
 def _holdings(spec, size, what, count, each):
     "Which entity of the world has which word: distinct (entity, word), int64 [K, 2]."
     if not count: return np.zeros((0, 2), np.int64)
@@ -150,7 +150,7 @@ def _attributes(spec, size, side):
     wrong = np.stack([rng.integers(0, size, len(true)), rng.integers(0, max(spec.attributes, 1), len(true))], 1)
     return distinct(np.where(rng.random(len(true))[:, None] < spec.attribute_noise, wrong, true))
 
-# %% ../nbs/03_synth.ipynb #199683f3
+# %% ../nbs/03_synth.ipynb #303f9eb6
 UNITS = (1000., .001, .3048, 1.609344, 2.54, .45359237)     # metre and kilometre, foot, mile, inch, pound
 
 
@@ -168,7 +168,7 @@ class KeyLaws:
         straight = self.mean[key] + self.scale[key] * z
         return np.where(self.wide[key], np.exp(9 + 2 * z), straight)
 
-
+# %% ../nbs/03_synth.ipynb #fc357de2
 def _laws(spec):
     rng, k = _rng(spec, "keys"), spec.keys
     date = np.arange(k) < round(spec.dates * k)
@@ -179,7 +179,7 @@ def _laws(spec):
     kind = date.astype(np.uint8) * np.uint8(Kind.DATE)
     return KeyLaws(kind, wide, np.where(date, 1950, magnitude), np.where(date, 40, magnitude / 4), unit)
 
-# %% ../nbs/03_synth.ipynb #fc357de2
+# %% ../nbs/03_synth.ipynb #84711af5
 def _numbers(spec, size, side):
     "Entity (world id), key, value and kind as a side has them, [V] each."
     entity, key = _holdings(spec, size, "numbers", spec.keys, spec.numbers_each).T
@@ -191,7 +191,7 @@ def _numbers(spec, size, side):
     kept = _rng(spec, "value loss", side).random(len(z)) >= spec.value_loss
     return tuple(x[kept] for x in (entity, key, value, laws.kind[key]))
 
-# %% ../nbs/03_synth.ipynb #e85b2268
+# %% ../nbs/03_synth.ipynb #ffba60be
 def _pictures(spec, size, members, side):
     "Image features of the members of a side, float32 [n, D]."
     rng = _rng(spec, "pictures")
@@ -201,7 +201,7 @@ def _pictures(spec, size, members, side):
     x += np.float32(spec.image_noise) * _rng(spec, "picture noise", side).standard_normal(x.shape, np.float32)
     return np.maximum(x, 0)
 
-# %% ../nbs/03_synth.ipynb #39559924
+# %% ../nbs/03_synth.ipynb #42c3ad19
 def _vocabulary(spec, what, count, share):
     "Names on each side, and the target's id of each of the source's words, int64 [count]."
     rng = _rng(spec, "names", what)
@@ -213,12 +213,12 @@ def _vocabulary(spec, what, count, share):
     target[place] = np.where(renamed, other, source) if count else []
     return tuple(source), tuple(map(str, target)), place
 
-
+# %% ../nbs/03_synth.ipynb #8e3cd91d
 def _vocabularies(spec):
     whats = ("relation", "attribute", "key")
     return {what: _vocabulary(spec, what, getattr(spec, f"{what}s"), getattr(spec, f"shared_{what}s")) for what in whats}
 
-# %% ../nbs/03_synth.ipynb #8e3cd91d
+# %% ../nbs/03_synth.ipynb #50c715e6
 def _view(spec, side, members, size, triples):
     "One side as a `KnowledgeGraph`."
     local, n = _local(members, size), len(members)
@@ -236,7 +236,7 @@ def _view(spec, side, members, size, triples):
         Images(pictured, _pictures(spec, size, members, side)[pictured]) if len(pictured) else None,
         labels=tuple(f"entity {i}" for i in members))
 
-# %% ../nbs/03_synth.ipynb #88f1fb04
+# %% ../nbs/03_synth.ipynb #8c25070c
 def _held(pairs, local, ids, gone):
     "World facts (entity, word) in local ids, without the entities that have none."
     entity = local[pairs[:, 0]]
@@ -250,7 +250,7 @@ def _measured(columns, local, ids, gone):
     kept = (entity >= 0) & ~gone[entity]
     return Numbers(entity[kept], ids[key[kept]], value[kept], kind[kept])
 
-# %% ../nbs/03_synth.ipynb #50c715e6
+# %% ../nbs/03_synth.ipynb #4b9ad1d1
 def synthesise(
     spec: SynthSpec = None,  # by default 300 entities a side, everything on
     **changes,               # fields of the spec, instead of one
@@ -265,7 +265,7 @@ def synthesise(
     note = f"{spec.entities:,} invented entities a side, seed {spec.seed}"
     return KGPair(source, target, links[np.argsort(links[:, 0])], "synth", note)
 
-# %% ../nbs/03_synth.ipynb #f39a85ac
+# %% ../nbs/03_synth.ipynb #a95e56bc
 @dataclass(frozen=True, eq=False)
 class SynthTruth:
     "What the two views call the same thing."
@@ -274,7 +274,7 @@ class SynthTruth:
     keys: dict         # source name -> target name
     units: dict        # source name of a key -> target value / source value
 
-
+# %% ../nbs/03_synth.ipynb #7aa6385f
 def synth_truth(
     spec: SynthSpec,  # as given to `synthesise`
 ) -> SynthTruth:

@@ -44,7 +44,7 @@ def _published(path):
     rows["note"] = rows["note"].fillna("")
     return rows.astype(dict.fromkeys(RATES, float)), content
 
-
+# %% ../nbs/51_tables.ipynb #63e8585f
 def published_rows():
     "All published numbers, one row each: table, row (as printed), method, dataset, seed_ratio, iterative, Hits@1/5/10, MRR, note."
     return _published(str(published_file()))[0].copy()
@@ -54,7 +54,7 @@ def published_slips():
     "Where the paper contradicts itself, by table."
     return pd.DataFrame(_published(str(published_file()))[1]["slips"])
 
-# %% ../nbs/51_tables.ipynb #cb21a9a3
+# %% ../nbs/51_tables.ipynb #7d38b830
 COMPARISONS, ABLATIONS = (2, 3, 4), (5, 6)      # tables of the paper
 
 
@@ -69,7 +69,7 @@ def published(
     wanted = (r.dataset == str(dataset).lower()) & np.isclose(r.seed_ratio, seed_ratio) & (r.iterative == iterative) & r.table.isin(tables)
     return r.loc[wanted, ["method", *RATES, "table", "row", "note"]].reset_index(drop=True)
 
-# %% ../nbs/51_tables.ipynb #26ed91b3
+# %% ../nbs/51_tables.ipynb #e24bab32
 METRICS = {"hits@1": "Hits@1", "hits@5": "Hits@5", "hits@10": "Hits@10", "mr": "MR", "mrr": "MRR"}
 SELECTIONS = ("last", "valid", "test")
 DIRECTIONS = ("source→target", "target→source", "mean")
@@ -83,7 +83,7 @@ def _ways(rows):
 
 def _said(k): return f"k = {k}" if k else "none"
 
-# %% ../nbs/51_tables.ipynb #e24bab32
+# %% ../nbs/51_tables.ipynb #b4397e71
 def results_table(
     rows: list,            # `rows` of results.json
     published=None,        # what `published` gives
@@ -105,7 +105,7 @@ def results_table(
     index = pd.MultiIndex.from_tuples([(_said(k), d) for k, d in _ways(rows)], names=["CSLS", "direction"])
     return pd.DataFrame(dict(enumerate(values)), index=index).set_axis(pd.MultiIndex.from_tuples(columns), axis=1)
 
-
+# %% ../nbs/51_tables.ipynb #bcf180c4
 def _row_of(published, method):
     found = published[published.method.str.lower() == method.lower()]
     return {} if found.empty else found.iloc[0].to_dict()
@@ -113,7 +113,7 @@ def _row_of(published, method):
 
 def _rounded(x, key): return np.nan if x is None else round(float(x), 1 if key == "mr" else 3)
 
-# %% ../nbs/51_tables.ipynb #e5e8f10e
+# %% ../nbs/51_tables.ipynb #0edbd294
 def format_results(
     rows: list,         # `rows` of results.json
     published=None,     # what `published` gives
@@ -134,7 +134,7 @@ def format_results(
     if published is not None and len(published): lines += _published_lines(published)
     return "\n".join(line.rstrip() for line in lines)
 
-
+# %% ../nbs/51_tables.ipynb #620f2026
 def _cells(row):
     values = [(key, row.get(key)) for key in METRICS]
     return "".join(f"{'–':>9}" if v is None or v != v else f"{v:>9.1f}" if key == "mr" else f"{v:>9.3f}" for key, v in values)
@@ -145,14 +145,14 @@ def _published_lines(published):
     notes = [f"* {p['method']}: {p['note']}" for _, p in named if p["note"]]
     return ["", "published (direction, CSLS and choice of epoch are not stated)"] + [f"{name:<34}" + _cells(p) for name, p in named] + notes
 
-# %% ../nbs/51_tables.ipynb #620f2026
+# %% ../nbs/51_tables.ipynb #f5f70ab9
 def names_of_pair(
     pair,  # KGPair
 ):
     "Display names of the source's and of the target's entities, by identifier."
     return tuple(dict(zip(kg.entities, kg.labels or kg.entities)) for kg in (pair.source, pair.target))
 
-
+# %% ../nbs/51_tables.ipynb #7cdb374c
 def judged(
     alignment: pd.DataFrame,  # source, target (identifiers), score, ...
     gold,                     # right pairs of identifiers, e.g. of the test links
@@ -165,7 +165,7 @@ def judged(
     rows["right"] = np.array([t in g for t, g in zip(rows.target, rows.gold)], bool)
     return rows
 
-# %% ../nbs/51_tables.ipynb #fa1e2c65
+# %% ../nbs/51_tables.ipynb #14a48ad5
 def example_pairs(
     alignment: pd.DataFrame,  # source, target (identifiers), score, margin, mutual
     gold,                     # right pairs of identifiers, e.g. of the test links
@@ -181,11 +181,11 @@ def example_pairs(
              "proposed": [str(targets.get(t, t)) for t in picked.target], "right": right}
     return pd.DataFrame(table | {c: picked[c].round(3).tolist() for c in ("score", "margin") if c in picked})
 
-
+# %% ../nbs/51_tables.ipynb #66985a41
 def _spread(rows, k):
     return rows if len(rows) <= k else rows.iloc[np.linspace(0, len(rows) - 1, k).round().astype(int)]
 
-# %% ../nbs/51_tables.ipynb #0fd7f19d
+# %% ../nbs/51_tables.ipynb #6d2de56c
 def records_folder(
     start=".",  # somewhere in the checkout
 ):
@@ -193,7 +193,7 @@ def records_folder(
     here = Path(start).resolve()
     return next((p for p in (here, *here.parents) if (p/"settings.ini").is_file()), here)/"results"/"records"
 
-
+# %% ../nbs/51_tables.ipynb #fbdd02f9
 def configuration(
     name: str,     # of a run
     dataset: str,  # its data set
@@ -202,7 +202,7 @@ def configuration(
     "What the name says beside data set and seed: `paper` for `paper-fbdb15k-s0`."
     return "-".join(p for p in name.split("-") if p not in (dataset, f"s{seed}")) or name
 
-# %% ../nbs/51_tables.ipynb #16301209
+# %% ../nbs/51_tables.ipynb #b86627b4
 def measured(
     folder,  # holds records, or run folders
 ):
@@ -210,7 +210,7 @@ def measured(
     runs = load_runs(folder)
     return pd.DataFrame([row for name in runs.run[runs.state == "finished"] for row in results_of(open_run(Path(folder)/name))], columns=MEASURED)
 
-
+# %% ../nbs/51_tables.ipynb #968128b1
 OF_A_RUN = ("run", "configuration", "dataset", "title", "seed_ratio", "iterative", "seed", "selected")
 MEASURED = [*OF_A_RUN, "selection", "epoch", "direction", "csls", *METRICS, "n"]
 
@@ -224,7 +224,7 @@ def results_of(
     own = {**c, **r, "run": run.name, "configuration": configuration(run.name, c["dataset"], c["seed"]), **about}
     return [{**{k: own.get(k) for k in OF_A_RUN}, **row} for row in r["rows"]]
 
-# %% ../nbs/51_tables.ipynb #e40a63be
+# %% ../nbs/51_tables.ipynb #4e26700b
 def mean_spread(
     values,          # one number a seed; NaN where there is none
     key="hits@1",    # which metric, for the number of decimals
@@ -234,7 +234,7 @@ def mean_spread(
     if not len(x): return "–"
     return f"{x.mean():.{digits}f}" + (f" ± {x.std():.{digits}f}" if len(x) > 1 else "")
 
-
+# %% ../nbs/51_tables.ipynb #da45d773
 def seeds_table(
     rows: pd.DataFrame,     # of `measured`: one data set, one direction, one CSLS
     published=None,         # what `published` gives
@@ -249,7 +249,7 @@ def seeds_table(
             out.append({**about, **cells, "published": mean_spread([beside.get(key)])})
     return pd.DataFrame(out, columns=["configuration", "seeds", "metric", *SELECTIONS, "published"])
 
-# %% ../nbs/51_tables.ipynb #b86627b4
+# %% ../nbs/51_tables.ipynb #43da34e7
 ELSEWHERE = ("seed", "data_dir", "device", "checkpoint_every")     # say where and which, not how
 
 
@@ -262,7 +262,7 @@ def changed(
     a, b = {**default, **base}, {**default, **config}
     return {k: (a[k], b[k]) for k in default if a[k] != b[k] and k not in ELSEWHERE}
 
-
+# %% ../nbs/51_tables.ipynb #68f814ec
 def effects(
     folder,                          # holds records
     bases=("recommended", "paper"),  # configurations to compare with
@@ -277,7 +277,7 @@ def effects(
     columns = ["run", "configuration", "base", "dataset", "seed", "changes", "selection", "before", "after", "difference"]
     return pd.DataFrame([r for r in rows if r], columns=columns)
 
-# %% ../nbs/51_tables.ipynb #968128b1
+# %% ../nbs/51_tables.ipynb #f030d101
 def _effect(run, info, configs, m, bases, metric):
     same = ["dataset", "seed_ratio", "seed"]
     near = [b for b in info.index if info.configuration[b] in bases and (info.loc[b, same] == info.loc[run, same]).all()]
@@ -290,7 +290,7 @@ def _effect(run, info, configs, m, bases, metric):
     about = {"run": run, **info.loc[run, ["configuration", "dataset", "seed"]], "base": info.configuration[base], "selection": both[0]}
     return {**about, "changes": changed(configs[run], configs[base]), "before": before, "after": after, "difference": after - before}
 
-# %% ../nbs/51_tables.ipynb #4e26700b
+# %% ../nbs/51_tables.ipynb #cb57598d
 def costs(
     folder,  # holds records
 ):
@@ -299,7 +299,7 @@ def costs(
     return pd.DataFrame([cost_of(open_run(Path(folder)/name)) for name in runs.run[runs.state == "finished"]],
                         columns=["run", "epochs", "minutes", "CPU minutes", "s an epoch", "peak GB", "parameters", *MACHINE])
 
-
+# %% ../nbs/51_tables.ipynb #2aa04fdd
 MACHINE = ("device_name", "threads", "precision", "commit")
 
 
@@ -313,7 +313,7 @@ def cost_of(
     machine = {k: env.get(k) for k in MACHINE} | {"commit": (env.get("commit") or "")[:8] or None}
     return {"run": run.name, **time, "peak GB": mb and round(mb / 1024, 2), "parameters": r.get("parameters"), **machine}
 
-# %% ../nbs/51_tables.ipynb #fcfc436d
+# %% ../nbs/51_tables.ipynb #cb3dceb0
 def markdown_table(
     rows,  # DataFrame, or a list of dicts with the same keys; cells may hold Markdown
 ):
@@ -324,7 +324,7 @@ def markdown_table(
     lines = [[_cell(c) for c in frame.columns], ["---:" if n else "---" for n in number], *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-
+# %% ../nbs/51_tables.ipynb #d7070586
 def _cell(x):
     if x is None or x != x: return "–"
     text = f"{x:,}" if isinstance(x, (int, np.integer)) and not isinstance(x, bool) else " ".join(str(x).split())

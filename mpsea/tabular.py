@@ -51,7 +51,7 @@ def column_of(
     kind, many = kind.removesuffix("[]").lower(), kind.endswith("[]")
     return Column("property", bare, XSD + _TYPES[kind], many) if bare and kind in _TYPES else Column("property" if name else "", name)
 
-
+# %% ../nbs/04_tabular.ipynb #19ea81fc
 def table_columns(
     header: list,          # names in the file; None where it has none
     options: FileOptions,  # what the mapping says
@@ -78,7 +78,7 @@ def _require_subject(roles, names, path):
     raise DataError(f"no columns of triples, nodes or edges among {', '.join(map(repr, list(names)[:8]))[:200]}", file=path,
                     remedy=f'say in a mapping what the columns are, e.g. files: {{"{Path(path).name}": {{columns: [head, relation, tail]}}}}, or that the file is to be left out: ignore')
 
-# %% ../nbs/04_tabular.ipynb #cdd7af1c
+# %% ../nbs/04_tabular.ipynb #98e3ce03
 def guess_separator(
     line: str,  # the first of the file
     path,       # the file
@@ -107,7 +107,7 @@ def text_rows(
             return
         yield line, _unquoted(text, separator)
 
-
+# %% ../nbs/04_tabular.ipynb #d021ee6f
 def _unquoted(text, separator):
     "The cells of a line without quotes; where blanks separate, a closing dot is none."
     if separator != " ": return text.split(separator)
@@ -130,7 +130,7 @@ def _quoted_rows(line, text, lines, separator, path, problems):
         else:
             if row: yield at[0], row
 
-# %% ../nbs/04_tabular.ipynb #8cf06864
+# %% ../nbs/04_tabular.ipynb #3fcf7d20
 _LITERAL = re.compile(r'"(.*)"(?:\^\^<?([^>]*)>?|(@[\w-]+))?', re.S)
 NULLS = frozenset(("", "\\N"))
 
@@ -146,7 +146,7 @@ def term(
     if literal: return literal[1], literal[3] or datatype_iri(literal[2] or STRING)
     return (cell, None) if plain == NAME and is_address(cell) else (cell, plain)
 
-
+# %% ../nbs/04_tabular.ipynb #2e1aa337
 def datatype_iri(
     text: str,  # an IRI, or xsd:integer
 ) -> str:
@@ -154,7 +154,7 @@ def datatype_iri(
     text = bare_name(text)
     return XSD + text[4:] if text[:4] in ("xsd:", "xs:") else text
 
-# %% ../nbs/04_tabular.ipynb #2e1aa337
+# %% ../nbs/04_tabular.ipynb #702520f7
 IDENTIFIER = "\0identifier"
 
 
@@ -169,7 +169,7 @@ def row_statements(
     if "head" in at: yield from _edge(line, at, relation, bare_name(at["head"]))
     elif "id" in at: yield from _node(line, cells, columns, bare_name(at["id"]), at.get("identifier"))
 
-
+# %% ../nbs/04_tabular.ipynb #31728b60
 def _edge(line, at, relation, head):
     relation = bare_name(at.get("relation", relation))
     if "tail" in at: yield line, head, relation, bare_name(at["tail"]), None
@@ -191,7 +191,7 @@ def _node(line, cells, columns, node, identifier):
             if column.role == "type": yield line, node, "type", part, None
             else: yield line, node, column.name, *(term(part) if not column.datatype else (part, column.datatype))
 
-# %% ../nbs/04_tabular.ipynb #006570db
+# %% ../nbs/04_tabular.ipynb #0192f042
 def table_statements(
     path,                              # CSV, TSV and the like, plain or packed
     options: FileOptions = FileOptions("table"),  # what the mapping says
@@ -212,7 +212,7 @@ def table_statements(
         else: problems(f"expected {len(columns)} columns, found {len(cells)}: {' '.join(cells)[:80]!r}", path, line,
                        "correct the line; if it is the last one, the file was cut off: download it again")
 
-# %% ../nbs/04_tabular.ipynb #b2eb9bb0
+# %% ../nbs/04_tabular.ipynb #dcee4bad
 def _parquet_column(field, column):
     "The column with the type that Parquet states; one whose values have no meaning here is left out."
     import pyarrow.types as t
@@ -232,7 +232,7 @@ def _cell(value):
     if isinstance(value, bool): return "true" if value else "false"
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
-
+# %% ../nbs/04_tabular.ipynb #647afff0
 def parquet_statements(
     path,                                # a Parquet file
     options: FileOptions = FileOptions("parquet"),  # what the mapping says

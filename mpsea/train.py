@@ -33,7 +33,7 @@ class Task:
     free_source: Tensor      # source entities that no seed holds
     free_target: Tensor      # target entities that no seed holds
 
-
+# %% ../nbs/30_train.ipynb #dc5a7701
 def make_task(
     pair,            # KGPair
     config,          # Config: seed_ratio, valid_ratio, seed
@@ -52,7 +52,7 @@ def make_task(
     free = (~taken).nonzero()[:, 0]
     return Task(seeds, valid, test, free[free < n], free[free >= n])
 
-# %% ../nbs/30_train.ipynb #50b51b16
+# %% ../nbs/30_train.ipynb #f12a2500
 def wants_bf16(
     config,   # Config
     device,   # torch.device
@@ -68,7 +68,7 @@ def native_bf16():
     probes = (getattr(torch.cpu, n, lambda: False) for n in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(p() for p in probes)
 
-# %% ../nbs/30_train.ipynb #4f1de5d6
+# %% ../nbs/30_train.ipynb #0a34d59f
 @contextmanager
 def evaluating(
     model,  # a model with encoders
@@ -85,7 +85,7 @@ def evaluating(
         for e in encoders: e.forget()
         model.train(was)
 
-
+# %% ../nbs/30_train.ipynb #c5f872d1
 def embed(
     model,             # model(ids) -> Embeddings
     ids: Tensor,       # [n] joint ids
@@ -95,7 +95,7 @@ def embed(
     "Joint embeddings [n, M d]."
     with evaluating(model): return torch.cat([model(part).joint(which) for part in ids.split(chunk)])
 
-# %% ../nbs/30_train.ipynb #c5f872d1
+# %% ../nbs/30_train.ipynb #2f69d032
 def test_rows(
     model,        # the model
     task: Task,   # what is asked
@@ -121,7 +121,7 @@ def _asked(model, task, config):
     z = embed(model, torch.cat([source, target]), config.joint)
     return z[:len(source)], z[len(source):], torch.stack([i, j], 1)
 
-
+# %% ../nbs/30_train.ipynb #a7330704
 def valid_metrics(
     model,        # the model
     task: Task,   # what is asked
@@ -135,14 +135,14 @@ def valid_metrics(
     found = [summarise(ranks(query, pool, torch.searchsorted(ids, gold.contiguous()), csls=0)) for query, pool, gold, ids in sides]
     return {k: (found[0][k] + found[1][k]) / 2 for k in ("hits@1", "hits@10", "mrr")}
 
-# %% ../nbs/30_train.ipynb #a7330704
+# %% ../nbs/30_train.ipynb #f6979301
 def all_epochs(
     config,   # Config: epochs, iterative, iterative_epochs
 ):
     "Epochs of both phases."
     return config.epochs + config.iterative * config.iterative_epochs
 
-
+# %% ../nbs/30_train.ipynb #0f73c8cc
 def learning_rate(
     step: float,   # 0-based, of the plan
     total: int,    # steps in all
@@ -154,7 +154,7 @@ def learning_rate(
     if config.schedule == "constant": return config.lr
     return config.lr * .5 * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
 
-# %% ../nbs/30_train.ipynb #f6979301
+# %% ../nbs/30_train.ipynb #ee97eda8
 @dataclass(eq=False)
 class State:
     "Everything that changes while training."
@@ -169,7 +169,7 @@ class State:
     best: dict = field(default_factory=dict)          # epoch, mrr and weights of the best validation so far
     extra: dict = field(default_factory=dict)         # of the iterative learning
 
-
+# %% ../nbs/30_train.ipynb #cda0a0eb
 KEPT = ("seeds", "epoch", "step", "seconds", "cpu_seconds", "evaluations", "best", "extra")   # in a checkpoint, beside the weights
 
 
@@ -186,7 +186,7 @@ def save_state(
         learned = {"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
         torch.save({"config": config.hash(), **learned, "generators": generators, **plain}, p)
 
-# %% ../nbs/30_train.ipynb #0f73c8cc
+# %% ../nbs/30_train.ipynb #0dd8c613
 def load_state(
     state: State,   # a fresh state of the same configuration; filled in place
     path,           # resume.pt
@@ -203,7 +203,7 @@ def load_state(
     torch.set_rng_state(saved["generators"]["cpu"].cpu())
     if torch.cuda.is_available() and saved["generators"]["cuda"]: torch.cuda.set_rng_state_all([g.cpu() for g in saved["generators"]["cuda"]])
 
-
+# %% ../nbs/30_train.ipynb #132dc9d5
 def start(
     config,     # Config
     features,   # FeatureSet, on the device
@@ -223,7 +223,7 @@ def make_optimizer(
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad, "sgd": torch.optim.SGD}[config.optimizer]
     return kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=config.optimizer != "adagrad")
 
-# %% ../nbs/30_train.ipynb #f7e82aef
+# %% ../nbs/30_train.ipynb #85e98700
 def train_epoch(
     state: State,    # changed in place
     config,          # Config
@@ -252,7 +252,7 @@ def train_epoch(
     state.seconds, state.cpu_seconds = state.seconds + seconds, state.cpu_seconds + time.process_time() - computing
     return {"epoch": state.epoch, **record_of(reports, model.modalities), "lr": rate, "seconds": seconds, "seeds": len(state.seeds)}
 
-
+# %% ../nbs/30_train.ipynb #1beb104e
 def record_of(
     reports,      # of the epoch's batches
     modalities,   # of the weights' columns
@@ -267,7 +267,7 @@ def record_of(
         out["reward"]["std"] = torch.cat([r["reward"]["reward"] for r in reports]).std(correction=0).item()
     return out
 
-# %% ../nbs/30_train.ipynb #0dd8c613
+# %% ../nbs/30_train.ipynb #10164ea8
 def warnings_of(
     record: dict,         # of an epoch
     limit: float = .7,    # mean weight above which one modality rules
@@ -275,7 +275,7 @@ def warnings_of(
     "What a careful reader of the history would be warned of."
     return [f"{m} has {w:.0%} of the modality weight" for m, w in record["weights"].items() if w > limit and len(record["weights"]) > 1]
 
-# %% ../nbs/30_train.ipynb #85e98700
+# %% ../nbs/30_train.ipynb #252061b0
 def assess(
     state: State,    # changed in place: evaluations, best
     task: Task,      # what is asked
@@ -289,7 +289,7 @@ def assess(
     chosen = next(r for r in rows if r["direction"] == "mean" and r["csls"])
     return {"valid": valid, "test": {k: chosen[k] for k in ("hits@1", "hits@10", "mrr")}}
 
-
+# %% ../nbs/30_train.ipynb #c2efbcbf
 def evaluated(state): return bool(state.evaluations) and state.evaluations[-1]["epoch"] == state.epoch
 
 
@@ -301,7 +301,7 @@ def out_of_patience(
     if not config.patience or not state.best: return False
     return sum(e["epoch"] > state.best["epoch"] for e in state.evaluations) >= config.patience
 
-# %% ../nbs/30_train.ipynb #1beb104e
+# %% ../nbs/30_train.ipynb #642e49c6
 def fit(
     task: Task,           # what is learned
     features,             # FeatureSet on the device
@@ -331,7 +331,7 @@ def fit(
             if stop: break
     return state
 
-# %% ../nbs/30_train.ipynb #10164ea8
+# %% ../nbs/30_train.ipynb #fffc8250
 def selections(
     state: State,  # a finished run
 ):
@@ -341,7 +341,7 @@ def selections(
     if state.best: chosen["valid"] = next(e for e in state.evaluations if e["epoch"] == state.best["epoch"])
     return [{"selection": s, "epoch": chosen[s]["epoch"], **r} for s in ("last", "valid", "test") if s in chosen for r in chosen[s]["rows"]]
 
-
+# %% ../nbs/30_train.ipynb #58980b9c
 def use_selected(
     state: State,  # a finished run
 ):
@@ -350,7 +350,7 @@ def use_selected(
     state.model.load_state_dict(state.best["weights"])
     return "valid"
 
-# %% ../nbs/30_train.ipynb #252061b0
+# %% ../nbs/30_train.ipynb #e55df436
 def attention_of(
     model,              # the model
     ids: Tensor,        # [n] joint ids

@@ -48,7 +48,7 @@ def train(
     places = [("run folder", folder.path), ("notebook", folder.notebook), ("alignment", folder.alignment)]
     print("\n" + columns([(name, str(path)) for name, path in places if path.exists()]))
 
-
+# %% ../nbs/74_train_command.ipynb #896f47fd
 def how_to_resume(
     folder,       # RunFolder
     fresh: bool,  # it was started with --fresh
@@ -57,7 +57,7 @@ def how_to_resume(
     if not folder.resume.is_file(): return "There is no checkpoint yet: the same command starts again."
     return "The same command goes on from the last checkpoint" + (", without --fresh." if fresh else ".")
 
-# %% ../nbs/74_train_command.ipynb #47449fb5
+# %% ../nbs/74_train_command.ipynb #6ef50a83
 ABOUT = """What is not said has its default: the paper read literally. --method NAME reads the published
 setting of that method first, then come the files, -p, and the options below.
 The folder of the run holds the executed notebook, the results and the alignment.

@@ -31,7 +31,7 @@ class Facts:
         code = code_of(rows, self.num_entities, self.num_relations)
         return self.code[torch.searchsorted(self.code, code).clamp(max=len(self.code) - 1)] == code
 
-
+# %% ../nbs/17_translation.ipynb #270708bb
 def code_of(rows, entities, relations): return (rows[:, 0] * relations + rows[:, 1]) * entities + rows[:, 2]
 
 
@@ -53,7 +53,7 @@ def facts_of(
     rows = torch.cat([t, (t[:, :1] >= features.num_source).long()], 1)
     return make_facts(rows, features.num_source, features.num_entities, int(t[:, 1].max()) + 1)
 
-# %% ../nbs/17_translation.ipynb #9612d8a8
+# %% ../nbs/17_translation.ipynb #0f7d4f6a
 def corrupt(
     facts: Facts,      # what is known
     rows: Tensor,      # [b, 4] facts
@@ -72,7 +72,7 @@ def corrupt(
         if not len(todo): break
     return wrong
 
-# %% ../nbs/17_translation.ipynb #c9297315
+# %% ../nbs/17_translation.ipynb #65f7d8da
 def counterparts(
     seeds: Tensor,       # [k, 2] joint ids
     num_entities: int,   # N
@@ -82,7 +82,7 @@ def counterparts(
     none = torch.full((num_entities,), -1, device=seeds.device)
     return none.scatter_reduce(0, both[:, 0], both[:, 1], "amax")
 
-
+# %% ../nbs/17_translation.ipynb #9d4e0985
 def swapped(
     rows: Tensor,      # [T, C] rows about entities
     partner: Tensor,   # [N] `counterparts`
@@ -95,7 +95,7 @@ def swapped(
         said.append(more.index_copy(1, torch.tensor([c], device=rows.device), partner[more[:, c:c + 1]]))
     return torch.cat(said)
 
-# %% ../nbs/17_translation.ipynb #0e7700f7
+# %% ../nbs/17_translation.ipynb #e6cb53a5
 def unit(x): return F.normalize(x, dim=-1)
 
 
@@ -107,7 +107,7 @@ def margin_loss(
     "Sum of what the wrong facts lack in distance."
     return F.relu(margin + right[:, None] - wrong.view(len(right), -1)).sum()
 
-
+# %% ../nbs/17_translation.ipynb #02b4b41d
 def distance(
     entities: Tensor,    # [N, d]
     relations: Tensor,   # [R, d]
@@ -120,7 +120,7 @@ def distance(
 
 def table(n, dim): return nn.Parameter(nn.init.xavier_normal_(torch.empty(n, dim)))
 
-# %% ../nbs/17_translation.ipynb #02b4b41d
+# %% ../nbs/17_translation.ipynb #473b142c
 class TranslationMethod(Method):
     "The base of methods that learn from facts."
     def __init__(self,
@@ -145,7 +145,7 @@ class TranslationMethod(Method):
         f = self.facts
         return make_facts(swapped(f.rows, counterparts(seeds, f.num_entities), 0, 2), f.num_source, f.num_entities, f.num_relations)
 
-
+# %% ../nbs/17_translation.ipynb #8f7e51cd
 @dataclass(frozen=True, eq=False)
 class Batch:
     "What one step is about; None where a method or the data have none of it."

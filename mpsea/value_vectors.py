@@ -39,7 +39,7 @@ def mixed(
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return h ^ (h >> np.uint64(31))
 
-
+# %% ../nbs/10_value_vectors.ipynb #7e4c556e
 def cells_of(
     units: np.ndarray,   # [n, c] values in units of the cell
     place: int,          # number of rule and interval: other places, other cells
@@ -53,7 +53,7 @@ def cells_of(
         h = mixed(h ^ at.view(np.uint64))
     return h
 
-# %% ../nbs/10_value_vectors.ipynb #64fabd93
+# %% ../nbs/10_value_vectors.ipynb #e1a3e782
 def seen(
     cells: np.ndarray,    # uint64 [n, S]
     others: np.ndarray,   # uint64 [m, S], m > 0
@@ -63,7 +63,7 @@ def seen(
     at = np.searchsorted(known, cells).clip(max=len(known) - 1)
     return np.where(known[at] == cells, count[at], 0)
 
-
+# %% ../nbs/10_value_vectors.ipynb #9d188562
 def added(
     rule: Rule,           # its match shares
     count: np.ndarray,    # [near, n] others in the cells of each interval, mean over the shifts
@@ -76,7 +76,7 @@ def added(
     nats = np.maximum.accumulate(np.maximum(nats, 0)[::-1])[::-1]
     return -np.diff(nats, axis=0, append=0)
 
-# %% ../nbs/10_value_vectors.ipynb #a89f20d2
+# %% ../nbs/10_value_vectors.ipynb #642b4cf9
 def rule_cells(
     rule: Rule,      # a rule
     place: int,      # its number
@@ -94,7 +94,7 @@ def rule_cells(
         out.append((entity[value], mine[at], weight[level, value]))
     return out
 
-
+# %% ../nbs/10_value_vectors.ipynb #3eb27817
 def compared(
     column,               # Column
     how: str,             # a name in WORDS
@@ -105,7 +105,7 @@ def compared(
     there = ~np.isnan(v[:, 0])
     return column.entity[there], v[there]
 
-# %% ../nbs/10_value_vectors.ipynb #07b9f308
+# %% ../nbs/10_value_vectors.ipynb #50ba5c58
 def value_cells(
     source: list,    # Columns of the source
     target: list,    # Columns of the target
@@ -126,7 +126,7 @@ def value_cells(
     column = np.split(at, [len(sides[0][0])])
     return *(heaviest(e, c, w, (n, len(cells))) for (e, _, w), c, n in zip(sides, column, sizes)), cells
 
-
+# %% ../nbs/10_value_vectors.ipynb #7597093b
 def heaviest(
     row: np.ndarray,      # [k]
     column: np.ndarray,   # [k]
@@ -137,7 +137,7 @@ def heaviest(
     best = best_of(row * shape[1] + column, weight)
     return sp.csr_matrix((weight[best].astype(np.float32), (row[best], column[best])), shape=shape)
 
-# %% ../nbs/10_value_vectors.ipynb #c922aee5
+# %% ../nbs/10_value_vectors.ipynb #a812757e
 CODE, WIDTH = 8, 512      # signs of a cell's code; numbers of a vector
 
 
@@ -154,7 +154,7 @@ def codes(
     sign = np.where(h >> np.uint64(63), 1., -1.) / np.sqrt(CODE)
     return sp.csr_matrix((sign.astype(np.float32).ravel(), column.ravel(), CODE * np.arange(len(cells) + 1)), shape=(len(cells), width))
 
-
+# %% ../nbs/10_value_vectors.ipynb #cbf9c968
 def value_vectors(
     source: list,         # Columns of the source
     target: list,         # Columns of the target

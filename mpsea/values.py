@@ -36,14 +36,14 @@ class Evidence:
         near = np.asarray(self.near[pairs[:, 0], pairs[:, 1]]).ravel()
         return near + np.einsum("pk,kp->p", self.has[pairs[:, 0]], self.base[:, pairs[:, 1]])
 
-
+# %% ../nbs/09_values.ipynb #70a0b6ec
 def no_evidence(
     sizes: tuple,   # (NS, NT)
 ):
     "Nothing is known of any pair."
     return Evidence(sp.csr_matrix(sizes, dtype=np.float32), np.zeros((sizes[0], 0), np.float32), np.zeros((0, sizes[1]), np.float32))
 
-# %% ../nbs/09_values.ipynb #97333a9e
+# %% ../nbs/09_values.ipynb #ae4ee47f
 def rule_evidence(
     rule: Rule,   # a rule
     a,            # Column of the source
@@ -59,7 +59,7 @@ def rule_evidence(
     chance = [np.log((around[at, found] + .5) / (n + 1)) for around, at, n in zip(around_i, (i, j), (len(y), len(x)))]
     return a.entity[i], b.entity[j], np.log(rule.worth[found]) - (chance[0] + chance[1]) / 2
 
-
+# %% ../nbs/09_values.ipynb #320850a6
 def best_of(
     group: np.ndarray,   # int64 [n]
     value: np.ndarray,   # [n]
@@ -68,7 +68,7 @@ def best_of(
     order = np.lexsort((-value, group))
     return order[np.r_[True, group[order][1:] != group[order][:-1]]] if len(group) else order
 
-# %% ../nbs/09_values.ipynb #ae4ee47f
+# %% ../nbs/09_values.ipynb #cee6ad75
 def value_evidence(
     source: list,    # Columns of the source
     target: list,    # Columns of the target
@@ -93,7 +93,7 @@ def value_evidence(
     above = np.maximum(nats - base[k, j], 0).astype(np.float32)
     return Evidence(sp.coo_matrix((above, (i, j)), shape=sizes).tocsr(), has, base)
 
-
+# %% ../nbs/09_values.ipynb #ab3b7d79
 def learn_values(
     pair,                # KGPair
     seeds: np.ndarray,   # [k, 2] local ids to learn from
@@ -104,7 +104,7 @@ def learn_values(
     rules = align_keys(source, target, np.asarray(seeds), sizes)
     return source, target, rules, value_evidence(source, target, rules, sizes)
 
-# %% ../nbs/09_values.ipynb #2abddf00
+# %% ../nbs/09_values.ipynb #b789e68d
 def explain_values(
     source: list,   # Columns of the source
     target: list,   # Columns of the target
@@ -122,7 +122,7 @@ def explain_values(
         if r.source not in out or said["nats"] > out[r.source]["nats"]: out[r.source] = said
     return sorted(out.values(), key=lambda s: -abs(s["nats"]))
 
-
+# %% ../nbs/09_values.ipynb #14d3177b
 def one_rule(r, a, b, x, y):
     "What one rule says about values x, y [p, c] of a pair of entities."
     own, other = measure(r.how, x, r.offset), measure(r.how, y)

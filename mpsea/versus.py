@@ -40,7 +40,7 @@ def results_of(
     if row is None: raise RunError(f"has no results for the selection {selection or run.results.get('selected')!r}", file=run.path, remedy="choose another")
     return row
 
-
+# %% ../nbs/71_versus.ipynb #01f2e5c6
 def differences(
     a: Run,               # the first run
     b: Run,               # the second
@@ -56,10 +56,10 @@ def differences(
             rows.append({"direction": direction, "metric": label, "A": cell_text(x[key], key), "B": cell_text(y[key], key), "A − B": f"{by:+.1f}"})
     return pd.DataFrame(rows, columns=["direction", "metric", "A", "B", "A − B"])
 
-# %% ../nbs/71_versus.ipynb #ba08e221
+# %% ../nbs/71_versus.ipynb #4f9aaf84
 def p_text(p): return "p ≤ 0.0001" if p <= 1e-4 else f"p = {p:.2g}" if p < .1 else f"p = {p:.2f}"
 
-
+# %% ../nbs/71_versus.ipynb #6a434d8e
 def verdict(
     a: Run,  # the first run
     b: Run,  # the second
@@ -80,7 +80,7 @@ def verdict(
 
 CAVEAT = "these are two sets of weights on one split; a statement about methods takes several seeds"
 
-# %% ../nbs/71_versus.ipynb #61f4c371
+# %% ../nbs/71_versus.ipynb #1d28038b
 def curves_text(
     a: Run,  # the first run
     b: Run,  # the second
@@ -95,7 +95,7 @@ def curves_text(
     rows.sort(key=lambda r: list(CURVES).index(r["curve"]))
     return text_table(pd.DataFrame(rows, columns=["curve", "run", "", "first", "last"]))
 
-# %% ../nbs/71_versus.ipynb #1d28038b
+# %% ../nbs/71_versus.ipynb #0cc8f474
 def compare_curves(
     histories: dict,  # name of a run -> its history; up to four
 ):
@@ -112,7 +112,7 @@ def compare_curves(
     alt = f"Line chart of Hits@1 on the test pairs and MRR on the validation pairs over the epochs. {' '.join(said)}"
     return dressed(fig, title, alt, height=430, hovermode="x unified", xaxis_title="epoch", yaxis_title="share", yaxis_rangemode="tozero")
 
-# %% ../nbs/71_versus.ipynb #9c4afe48
+# %% ../nbs/71_versus.ipynb #b86c0414
 def compare_text(
     a: Run,               # the first run
     b: Run,               # the second
@@ -127,7 +127,7 @@ def compare_text(
     parts = ["\n".join(heads), differ, text_table(differences(a, b, selection)), verdict(a, b), curves_text(a, b)]
     return "\n\n".join(filter(None, parts))
 
-
+# %% ../nbs/71_versus.ipynb #9d99e40e
 def compare_page(
     a: Run,               # the first run
     b: Run,               # the second

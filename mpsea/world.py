@@ -28,7 +28,7 @@ def kilometres(
     (p, q), (r, s) = np.radians(a), np.radians(b)
     return float(2 * 6371 * np.arcsin(np.sqrt(np.sin((r - p) / 2)**2 + np.cos(p) * np.cos(r) * np.sin((s - q) / 2)**2)))
 
-
+# %% ../nbs/04_world.ipynb #2e8330c0
 def places(
     draft: Draft,  # either side
     *keys,         # its numeric keys for latitude and longitude
@@ -37,7 +37,7 @@ def places(
     half = [{e: x for e, key, x, _ in sorted(draft.values) if key == k} for k in keys]
     return {e: (half[0][e], half[1][e]) for e in half[0].keys() & half[1].keys()}
 
-# %% ../nbs/04_world.ipynb #eec44fb8
+# %% ../nbs/04_world.ipynb #f0b28994
 def code_links(
     source: Draft,  # from countryinfo
     target: Draft,  # from GeoNames and CLDR
@@ -49,7 +49,7 @@ def code_links(
     links |= {(e, continents[e[1]]) for e in source.entities if e[0] == "region" and e[1] in continents}
     return {(s, t) for s, t in links if t in target.entities}
 
-
+# %% ../nbs/04_world.ipynb #accbed35
 def capital_links(
     source: Draft,        # from countryinfo
     target: Draft,        # from GeoNames and CLDR
@@ -64,7 +64,7 @@ def capital_links(
     def near(a, b): return a in here and b in there and kilometres(here[a], there[b]) <= limit
     return {(a, b) for a, b in pairs if same(a, b) or near(a, b)}
 
-# %% ../nbs/04_world.ipynb #7df1bf00
+# %% ../nbs/04_world.ipynb #821732e6
 def source_flag(
     code: str,  # ISO 3166 alpha-2
 ) -> Path:
@@ -78,7 +78,7 @@ def target_flag(
     "The GIF of django-countries, 16 x 11 pixels."
     return inside("django_countries", "static", "flags", code.lower() + ".gif")
 
-
+# %% ../nbs/04_world.ipynb #c6d7ca5b
 def flags(
     draft: Draft,  # either side
     where,         # code -> path
@@ -87,7 +87,7 @@ def flags(
     codes = sorted(code for kind, code in draft.entities if kind == "country" and len(code) == 2)
     return {("country", code): where(code) for code in codes if where(code).exists()}
 
-# %% ../nbs/04_world.ipynb #821732e6
+# %% ../nbs/04_world.ipynb #ca98623d
 def flag_picture(
     path,  # an image file
 ):         # PIL image, RGB
@@ -97,7 +97,7 @@ def flag_picture(
     picture = picture.crop(picture.getchannel("A").getbbox())
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
-# %% ../nbs/04_world.ipynb #ca98623d
+# %% ../nbs/04_world.ipynb #9e92f1bd
 FLAG_SIDE = 112   # pixels
 
 
@@ -113,7 +113,7 @@ def cache_file(
     folder = Path(cache_dir or os.environ.get("MPSEA_CACHE") or user_cache_dir("mpsea"))
     return folder/f"world-flags-{h.hexdigest()[:16]}.npz"
 
-
+# %% ../nbs/04_world.ipynb #8049fb61
 def _cached(path, rows):
     "The features in a cache file, or None."
     try:
@@ -121,7 +121,7 @@ def _cached(path, rows):
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None
     return feature if feature.dtype == np.float32 and feature.ndim == 2 and len(feature) == rows and np.isfinite(feature).all() else None
 
-# %% ../nbs/04_world.ipynb #b42ae62c
+# %% ../nbs/04_world.ipynb #d0963321
 def _extract(paths):
     import torch
     from PIL import Image
@@ -137,7 +137,7 @@ def _extract(paths):
         with torch.inference_mode(): return torch.cat([net(b.to(memory_format=torch.channels_last)) for b in x.split(32)]).numpy()
     finally: torch.set_num_threads(threads)
 
-
+# %% ../nbs/04_world.ipynb #b2bd2db3
 def flag_features(
     paths,           # image files
     cache_dir=None,  # folder; default: env MPSEA_CACHE, else the platform's cache folder
@@ -150,7 +150,7 @@ def flag_features(
         with atomic_path(file) as p, open(p, "wb") as f: np.savez(f, feature=feature)
     return feature
 
-# %% ../nbs/04_world.ipynb #b2cba2d4
+# %% ../nbs/04_world.ipynb #5f5c20c8
 def world(
     images: bool = True,  # with features of the flags; False needs no torch
     cache_dir=None,       # folder for the features; default: env MPSEA_CACHE, else the platform's cache folder
