@@ -50,7 +50,7 @@ def _unpacker(raw, packing):
     if packing == "gzip": return gzip.GzipFile(fileobj=raw)
     if packing == "bzip2": return bz2.BZ2File(raw)
     if packing != "zstd": return raw
-    import pyarrow as pa                    # unlike zstandard's own reader it notices that a file was cut off
+    import pyarrow as pa                    # its reader notices that a file was cut off
     return pa.CompressedInputStream(raw, "zstd")
 
 # %% ../nbs/02_bounded.ipynb #10ed9b73
