@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'MANIFEST', 'SIDES', 'IDS', 'NAMES', 'AGAIN', 'join_key', 'split_key', 'graph_tables',
-           'write_table', 'sha256', 'save_pair', 'require_free', 'is_pair', 'read_manifest', 'check_files',
-           'read_table', 'load_pair', 'read_pictures']
+           'write_table', 'sha256', 'save_pair', 'require_free', 'is_pair', 'read_manifest', 'stored_as', 'check_files',
+           'read_table', 'load_pair', 'read_pictures', 'update_pair']
 
 # %% ../nbs/02_folder.ipynb #ba5e3e01
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -21,7 +22,7 @@ import numpy as np
 
 import mpsea
 from .bounded import open_parquet, parquet_errors, plain_list
-from .core import DataError, read_json, write_json
+from .core import DataError, atomic_path, read_json, write_json
 from .kg import Images, KGPair, KnowledgeGraph, Numbers
 
 # %% ../nbs/02_folder.ipynb #651755b0
@@ -199,7 +200,17 @@ def _sound(found):
     texts = [found.get("name"), found.get("note"), *(graphs.get(s) for s in SIDES)] if isinstance(graphs, dict) else [None]
     return all(isinstance(t, str) for t in texts) and isinstance(files, dict) and all(isinstance(f, dict) for f in files.values())
 
-# %% ../nbs/02_folder.ipynb #6aed0eaa
+# %% ../nbs/02_folder.ipynb #60bd11ce
+def stored_as(
+    files,      # names that a manifest lists
+    name: str,  # of an optional file, e.g. "source/images.safetensors"
+):              # a name, or None
+    "Under what name the folder holds a file: its own, or that of a later edition."
+    stem, suffix = name.rsplit(".", 1)
+    edition = re.compile(rf"{re.escape(stem)}(\.[0-9a-f]{{12}})?\.{suffix}")
+    return next((n for n in files if edition.fullmatch(n)), None)
+
+# %% ../nbs/02_folder.ipynb #110cb71b
 def check_files(
     folder,          # of a pair
     manifest: dict,  # its manifest
@@ -208,8 +219,8 @@ def check_files(
     needed = [f"{s}/{n}.parquet" for s in SIDES for n in ("entities", *NAMES, *IDS, "numbers")] + ["links.parquet"]
     for name in needed:
         if name not in manifest["files"]: raise DataError(f"does not list {name}", file=Path(folder)/MANIFEST, remedy=AGAIN)
-    optional = [f"{s}/{n}" for s in SIDES for n in ("images.safetensors", "pictures.parquet")]
-    listed = [(Path(folder)/n, manifest["files"][n]) for n in (*needed, *optional) if n in manifest["files"]]
+    optional = [stored_as(manifest["files"], f"{s}/{n}") for s in SIDES for n in ("images.safetensors", "pictures.parquet")]
+    listed = [(Path(folder)/n, manifest["files"][n]) for n in (*needed, *filter(None, optional))]
     for path, said in listed:
         if not path.is_file(): raise DataError("missing", file=path, remedy=AGAIN)
         if path.stat().st_size != said.get("bytes"): raise DataError(f"{path.stat().st_size:,} bytes instead of {said.get('bytes')}", file=path, remedy=AGAIN)
@@ -217,7 +228,7 @@ def check_files(
     for (path, said), found in zip(listed, sums):
         if found != said.get("sha256"): raise DataError("damaged: its checksum is not the one in the manifest", file=path, remedy=AGAIN)
 
-# %% ../nbs/02_folder.ipynb #60bd11ce
+# %% ../nbs/02_folder.ipynb #1de3f49f
 def read_table(
     path,     # a Parquet file
     columns,  # the names it must have, in order
@@ -240,11 +251,12 @@ def _graph(folder, name, files):
     keys = table("keys", ("name", "predicate", "datatype"))[0]
     rows = {n: np.stack(table(n, columns), 1) if len(columns) > 1 else table(n, columns)[0] for n, columns in IDS.items()}
     numbers = Numbers(*table("numbers", [f.name for f in fields(Numbers)]))
-    images = _images(folder/"images.safetensors") if f"{side}/images.safetensors" in files else None
+    images = stored_as(files, f"{side}/images.safetensors")
+    images = images and _images(folder.parent/images)
     return KnowledgeGraph(name, entities, relations, rows["triples"], attributes, rows["attribute_triples"], keys, numbers, images,
                           rows["pictured"], labels[0] if labels else None)
 
-# %% ../nbs/02_folder.ipynb #1ff0f183
+# %% ../nbs/02_folder.ipynb #b673aef8
 def _columns(path):
     with parquet_errors(path), open_parquet(path) as f: return f.schema_arrow.names
 
@@ -258,7 +270,7 @@ def _images(path):
     if set(found) != {"entity", "feature"}: raise DataError(f"holds {sorted(found)[:5]} instead of entity and feature", file=path, remedy=AGAIN)
     return Images(found["entity"], found["feature"])
 
-# %% ../nbs/02_folder.ipynb #110cb71b
+# %% ../nbs/02_folder.ipynb #69fcd5c3
 def load_pair(
     folder,        # written by `save_pair`
     verify=True,   # compare checksums
@@ -275,7 +287,7 @@ def load_pair(
     except DataError as e: raise (e if e.file else DataError(e.message, file=folder, remedy=AGAIN)) from None
     except (ValueError, TypeError, AttributeError) as e: raise DataError(f"contradicts itself ({e})", file=folder, remedy=AGAIN) from None
 
-# %% ../nbs/02_folder.ipynb #1de3f49f
+# %% ../nbs/02_folder.ipynb #6847f538
 def read_pictures(
     folder,  # written by `save_pair`
     side,    # "source" or "target"
@@ -285,3 +297,30 @@ def read_pictures(
     if f"{side}/pictures.parquet" not in read_manifest(folder)["files"]: return {}
     entity, where, local = read_table(path, ("entity", "path", "local"))
     return {"entity": entity, "path": where, "local": np.asarray(local, bool)}
+
+# %% ../nbs/02_folder.ipynb #4754afd7
+def update_pair(
+    folder,          # of a pair
+    editions: dict,  # name of an optional file → what writes it to a given path, or None to drop it
+    **said,          # entries of the manifest
+):
+    "Replace optional files of a pair and entries of its manifest, all at once or not at all. Raises `DataError`."
+    folder, manifest = Path(folder), read_manifest(folder)
+    try:
+        kept = {n: f for n, f in manifest["files"].items() if not any(stored_as([n], name) for name in editions)}
+        files = kept | dict(_edition(folder, name, write) for name, write in editions.items() if write)
+        write_json(folder/MANIFEST, {**manifest, **said, "files": files})
+        for name in editions:
+            for p in (folder/name).parent.glob(f"{Path(name).stem}.*"):
+                if stored_as([n := p.relative_to(folder).as_posix()], name) and n not in files: p.unlink()
+    except OSError as e: raise DataError(f"cannot be written ({e.strerror or e})", file=folder, remedy="make room, or see that the folder may be written to") from None
+
+
+def _edition(folder, name, write):
+    "Write a file under a name that has its checksum in it; returns that, and what the manifest says of the file."
+    stem, suffix = name.rsplit(".", 1)
+    new = folder/f"{stem}.new.{suffix}"
+    with atomic_path(new) as p: write(p)
+    said = {"bytes": new.stat().st_size, "sha256": sha256(new)}
+    os.replace(new, folder/(name := f"{stem}.{said['sha256'][:12]}.{suffix}"))
+    return name, said
