@@ -15,6 +15,7 @@ import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from .bounded import parse_yaml, read_yaml
 from .core import MODALITIES, ConfigError
 
 # %% ../nbs/07_config.ipynb #c8f60a3f
@@ -37,9 +38,11 @@ class DataOptions:
     seed_ratio: float = option(.2, "share of the gold links used as seeds", low=0., high=1.)
     valid_ratio: float = option(0., "share of the seeds held out for validation; 0 trains on all seeds", low=0., high=.9)
     seed: int = option(0, "seed of the split, the initial weights and the batches", low=0)
-    pivot: str = option("", "unsupervised: seeds are no gold links but the entities most alike in this modality (EVA's pivots, with any); empty: gold links",
-                        ("", "relation", "attribute", "number", "image"))
-    pivots: int = option(1000, "largest number of such seeds", low=2)
+    pivot: str = option("", "seeds without gold links: guess takes pairs alike in values and pictures, as many as pivot_precision allows; guess+names reads names too; "
+                        "a modality takes the entities most alike in it (EVA's pivots, with any); empty: gold links, or guess where there are none",
+                        ("", "guess", "guess+names", "relation", "attribute", "number", "image"))
+    pivots: int = option(1000, "largest number of seeds by one modality", low=2)
+    pivot_precision: float = option(.9, "share of guessed seeds that should be right, as estimated without gold links", low=.01, high=1.)
 
 # %% ../nbs/07_config.ipynb #cb340bb3
 @dataclass(frozen=True)
@@ -237,15 +240,9 @@ def read_params(
     *paths,  # YAML files, later ones override
 ):
     "The parameters of layered YAML files as one dict; the section `published` is not a parameter and is left out."
-    import yaml
     said = {}
     for path in map(Path, paths):
-        try: text = path.read_text(encoding="utf-8")
-        except OSError as e: raise ConfigError(e.strerror or "cannot be read", file=path, remedy="give the path of a YAML file") from None
-        try: values = yaml.safe_load(text) or {}
-        except yaml.YAMLError as e:
-            mark = getattr(e, "problem_mark", None)
-            raise ConfigError("not valid YAML", file=path, line=mark and mark.line + 1, remedy="one `name: value` a line") from None
+        values = read_yaml(path) or {}
         if not isinstance(values, dict): raise ConfigError("not a mapping", file=path, remedy="one `name: value` a line")
         said.update(values)
     said.pop("published", None)
@@ -295,11 +292,10 @@ def own_options(
     text: str,  # "name=value, name=value"
 ):
     "The options of a method from text. Raises `ConfigError` for unknown names and wrong values."
-    import yaml
     known, given = {f.name: f for f in fields(kind)}, {}
     for part in names_of(text):
         name, _, value = (x.strip() for x in part.partition("="))
         if name not in known:
             raise ConfigError(f"options: unknown {name!r}{guess(name, list(known))}", remedy="this method has " + (", ".join(known) or "none"))
-        given[name] = yaml.safe_load(value) if known[name].type not in (str, "str") else value
+        given[name] = parse_yaml(value) if known[name].type not in (str, "str") else value
     return kind(**{name: checked(f, given.get(name, f.default)) for name, f in known.items()})
