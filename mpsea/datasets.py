@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .bounded import read_arrays
 from .core import ConfigError, DataError, Progress, atomic_path
 from .files import find_file
 from .folder import is_pair, read_manifest, sha256
@@ -167,12 +167,12 @@ def load_pair(
 ) -> KGPair:
     "The pair of a file. Raises `DataError` when it is damaged."
     try:
-        with open(path, "rb") as f, np.load(f, allow_pickle=False) as z: arrays = {k: z[k] for k in z.files}
+        arrays = read_arrays(path)
         meta = json.loads(arrays["meta"].tobytes())
         graphs = [KnowledgeGraph(**meta[side], **_side_arrays(arrays, side)) for side in ("source", "target")]
         return KGPair(*graphs, arrays["links"], meta["name"], meta["note"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as e:
-        raise DataError(f"not a saved pair ({e})", file=path, remedy="remove it") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, DataError) as e:
+        raise DataError(f"not a saved pair ({getattr(e, 'message', e)})", file=path, remedy="remove it") from None
 
 
 def _side_arrays(arrays, side):
@@ -228,7 +228,7 @@ def load(
 def _only_pair(dataset):
     "Folder and reader of the one pair in a folder."
     folder = Path(dataset).expanduser()
-    if not folder.is_dir():
+    if not is_pair(folder) and not folder.is_dir():
         like = "".join(f"did you mean {near}? " for near in get_close_matches(str(dataset), DATASETS, n=1))
         raise ConfigError(f"unknown data set {str(dataset)!r}", remedy=f"{like}Give one of {', '.join(DATASETS)}, or a folder")
     found = pairs_in(folder)

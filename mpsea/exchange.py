@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['IRI', 'BASES', 'SAME_AS', 'FORMATS', 'KNOWN', 'QUOTED', 'WRITERS', 'TRIPLE', 'ALIASES', 'as_iri', 'from_iri',
            'format_of', 'write_pairs', 'cell_text', 'tsv_text', 'triples_text', 'prefixes_of', 'split_iri',
-           'sssom_text', 'read_pairs', 'read_tsv', 'unescape', 'read_triples', 'read_sssom', 'read_tsv_after', 'judge']
+           'sssom_text', 'read_pairs', 'read_parquet', 'read_tsv', 'unescape', 'read_triples', 'read_sssom',
+           'read_tsv_after', 'judge']
 
 # %% ../nbs/36_exchange.ipynb #587b7ec0
 import re
@@ -17,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from . import __version__
+from .bounded import open_parquet, parquet_errors, plain_list
 from .core import ConfigError, DataError, atomic_path
-from .matching import escape
+from .matching import escape, name_cell
 
 # %% ../nbs/36_exchange.ipynb #6f729d9d
 IRI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"{}|\\^`\x00-\x20]+")
@@ -74,7 +76,7 @@ def cell_text(x):
     "A value on one line of a table: numbers short, true and false in small letters, nothing for what is missing."
     if isinstance(x, (bool, np.bool_)): return "true" if x else "false"
     if isinstance(x, (float, np.floating)): return "" if np.isnan(x) else f"{x:.6g}"
-    return "" if x is None else escape(x)
+    return "" if x is None else name_cell(x) if isinstance(x, str) else escape(x)
 
 
 def tsv_text(pairs, *_):
@@ -136,13 +138,19 @@ def read_pairs(
     "The pairs of a file: source, target and its other columns. Raises `DataError` with file and line for what is no alignment."
     suffix, path = format_of(path), Path(path)
     if not path.is_file(): raise DataError("no such file", file=path, remedy="give the file of an alignment")
-    try: table = {".parquet": pd.read_parquet, ".nt": read_triples, ".sssom.tsv": read_sssom, ".tsv": read_tsv}[suffix](path)
+    try: table = {".parquet": read_parquet, ".nt": read_triples, ".sssom.tsv": read_sssom, ".tsv": read_tsv}[suffix](path)
     except DataError: raise
     except Exception as e: raise DataError(f"cannot be read ({type(e).__name__})", file=path, remedy="check that it is whole, and of the format that its name tells") from None
     if not {"source", "target"} <= set(table.columns): raise DataError("has no columns source and target", file=path, line=1, remedy="name them in the first line")
     return table.assign(**{side: [from_iri(str(x), bases[side]) for x in table[side]] for side in ("source", "target")})
 
 # %% ../nbs/36_exchange.ipynb #9410afa4
+def read_parquet(path):
+    "A Parquet table of bounded size, as plain values."
+    with parquet_errors(path), open_parquet(path) as f: table = f.read()
+    return pd.DataFrame({name: plain_list(column) for name, column in zip(table.column_names, table.columns)})
+
+
 def read_tsv(path, comment=None):
     "A table with a header line; columns of numbers become numbers."
     table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3, comment=comment, encoding="utf-8").rename(columns=ALIASES)
@@ -154,7 +162,7 @@ def read_tsv(path, comment=None):
 
 def unescape(text):
     "What `escape` was given."
-    return re.sub(r"\\([\\tnr])", lambda m: {"\\": "\\", "t": "\t", "n": "\n", "r": "\r"}[m[1]], text)
+    return re.sub(r"\\([\\tnr=+@-])", lambda m: {"t": "\t", "n": "\n", "r": "\r"}.get(m[1], m[1]), text)
 
 
 def read_triples(path):

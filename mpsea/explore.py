@@ -79,7 +79,7 @@ def its_data(
     "The pair that a run was trained on. Raises `RunError` when it is not here, or differs."
     try: pair = load(run.settings.dataset, run.data_dir)
     except MpseaError as e: raise RunError(f"the data of this run are not here ({e})", file=run.folder.path, remedy="give data_dir, or set MPSEA_DATA") from None
-    known = run.env["data"]["fingerprint"]
+    known = run.run.fingerprint
     if pair.fingerprint() == known: return pair
     raise RunError(f"was trained on other data than {pair.title}", file=run.folder.path, remedy="give data_dir, or train again with the data that are here")
 

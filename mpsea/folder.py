@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'MANIFEST', 'SIDES', 'IDS', 'NAMES', 'AGAIN', 'join_key', 'split_key', 'graph_tables',
-           'write_table', 'sha256', 'save_pair', 'require_free', 'is_pair', 'read_manifest', 'stored_as', 'check_files',
-           'read_table', 'load_pair', 'read_pictures', 'update_pair']
+           'write_table', 'sha256', 'save_pair', 'require_free', 'is_pair', 'read_manifest', 'stored_as',
+           'require_inside', 'check_files', 'read_table', 'load_pair', 'read_pictures', 'update_pair']
 
 # %% ../nbs/02_folder.ipynb #ba5e3e01
 import hashlib
@@ -171,6 +171,7 @@ def is_pair(
 ) -> bool:
     "Whether a folder says of itself that it holds a pair in this format."
     path = Path(folder)/MANIFEST
+    _recover(Path(folder).absolute())
     if not path.is_file() or path.stat().st_size > 1 << 24: return False
     try: return read_json(path).get("format") == FORMAT
     except (DataError, AttributeError, RecursionError): return False
@@ -211,6 +212,14 @@ def stored_as(
     return next((n for n in files if edition.fullmatch(n)), None)
 
 # %% ../nbs/02_folder.ipynb #110cb71b
+def require_inside(
+    path,    # a file of the pair
+    folder,  # of the pair
+):
+    "Raise `DataError` for a link that leads out of the folder."
+    if not Path(path).resolve().is_relative_to(Path(folder).resolve()): raise DataError("is a link that leads out of the folder", file=path, remedy="put the file itself in its place")
+
+
 def check_files(
     folder,          # of a pair
     manifest: dict,  # its manifest
@@ -223,6 +232,7 @@ def check_files(
     listed = [(Path(folder)/n, manifest["files"][n]) for n in (*needed, *filter(None, optional))]
     for path, said in listed:
         if not path.is_file(): raise DataError("missing", file=path, remedy=AGAIN)
+        require_inside(path, folder)
         if path.stat().st_size != said.get("bytes"): raise DataError(f"{path.stat().st_size:,} bytes instead of {said.get('bytes')}", file=path, remedy=AGAIN)
     with ThreadPoolExecutor(4) as pool: sums = list(pool.map(sha256, [p for p, _ in listed]))
     for (path, said), found in zip(listed, sums):
@@ -244,6 +254,7 @@ def read_table(
 def _graph(folder, name, files):
     "One side of a pair."
     side = Path(folder).name
+    for path in folder.glob("*"): require_inside(path, folder.parent)
     table = lambda n, columns: read_table(folder/f"{n}.parquet", columns)
     with_labels = "label" in _columns(folder/"entities.parquet")
     entities, *labels = table("entities", ("name", "label") if with_labels else ("name",))

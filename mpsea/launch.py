@@ -278,6 +278,7 @@ def run_notebook(
     screen: Screen = None,  # where its output goes; None: the terminal
 ):
     "Run a notebook by papermill, here and now. Raises `NotebookError` when it fails."
+    if Path(out).is_symlink(): raise ConfigError(f"{out} is a link, and may lead out of its folder", remedy="choose a folder of your own")
     screen = screen or Screen()
     screen.progress(f"{PROGRESS_MARK}starting  {Path(notebook).name}")         # what follows takes seconds
     import papermill

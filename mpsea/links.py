@@ -11,10 +11,9 @@ from collections import Counter
 from itertools import chain, islice
 
 import numpy as np
-import yaml
 
-from .bounded import line_blocks
-from .core import DataError
+from .bounded import line_blocks, parse_yaml
+from .core import ConfigError, DataError
 from .files import bare_name
 from .gather import Gathered, entity_order
 from .kg import distinct
@@ -104,8 +103,8 @@ def sssom_prefixes(
     path,       # the file, for messages
 ) -> dict:
     "The prefixes of a mapping set."
-    try: found = yaml.safe_load(head) if len(head) < 1 << 20 else None
-    except (yaml.YAMLError, ValueError, RecursionError): raise DataError("its head is not YAML", file=path, line=1, remedy="correct the lines that begin with #") from None
+    try: found = parse_yaml(head)
+    except ConfigError as e: raise DataError(f"its head is {e.message}", file=path, line=e.line or 1, remedy="correct the lines that begin with #") from None
     prefixes = found.get("curie_map") if isinstance(found, dict) else None
     return {str(k): v for k, v in prefixes.items() if isinstance(v, str)} if isinstance(prefixes, dict) else {}
 

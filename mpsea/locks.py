@@ -12,14 +12,17 @@ import os
 import time
 from pathlib import Path
 
-from .core import RunError
+from .core import RunError, writing
 
 # %% ../nbs/40_locks.ipynb #7f99815f
+def _no_link(path, flags): return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def attempt(
     path,  # the file of the lock
 ):
     "The open file that holds the lock, or None where another process has it."
-    file = open(path, "a+", encoding="utf-8")
+    with writing(path, "choose a folder of your own, or free the disk"): file = open(path, "a+", encoding="utf-8", opener=_no_link)
     try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
         if e.errno in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK): return file        # a file system without locks: go on as if there were no other
@@ -34,20 +37,24 @@ def attempt(
 HELD = {}   # path -> open file, for the locks of this process
 
 
+def _place(path): return Path(path).parent.resolve()/Path(path).name      # the lock itself is not followed: it may be a link that leads elsewhere
+
+
 def lock(
     path,                  # the file of the lock; its folder must be there
     patience: float = 0.,  # seconds to wait for another process
 ):
     "Hold the lock until `unlock`, or until this process ends. Raises `RunError` naming the process that has it."
-    path, end = Path(path).resolve(), time.monotonic() + patience
+    path, end = _place(path), time.monotonic() + patience
     if path in HELD: return
     while (file := attempt(path)) is None:
         if time.monotonic() >= end:
             raise RunError(f"process {holder(path) or 'unknown'} is at work here", file=path.parent, remedy="wait until it is done, or end it")
         time.sleep(.1)
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+    with writing(path):
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
     HELD[path] = file
 
 # %% ../nbs/40_locks.ipynb #c951a33c
@@ -63,7 +70,7 @@ def unlock(
     path,  # the file of the lock
 ):
     "Give the lock back, if this process has it."
-    path = Path(path).resolve()
+    path = _place(path)
     if path not in HELD: return
     path.unlink(missing_ok=True)
     HELD.pop(path).close()

@@ -12,8 +12,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import yaml
-
+from .bounded import read_yaml
 from .core import ConfigError
 
 # %% ../nbs/04_mapping.ipynb #b912b28c
@@ -116,9 +115,7 @@ def read_mapping(
 ) -> Mapping:
     "The mapping in a file. Raises `ConfigError` for anything in it that has no meaning."
     if not path: return Mapping()
-    try: said = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except OSError as e: raise ConfigError(e.strerror or str(e), file=path, remedy="check the path") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as e: raise ConfigError(f"not valid YAML ({' '.join(str(e).split())[:200]})", file=path, remedy="correct the file") from None
+    said = read_yaml(path) or {}
     try: return _mapping(said)
     except ConfigError as e: raise ConfigError(e.message, file=path, remedy=e.remedy) from None
 
@@ -143,7 +140,7 @@ def _layered(own, both):
 # %% ../nbs/04_mapping.ipynb #09a77059
 def _dict(said, what):
     if said is None: return {}
-    if not isinstance(said, dict): raise ConfigError(f"{what} is {said!r}", remedy="give names and values, one a line: `name: value`")
+    if not isinstance(said, dict): raise ConfigError(f"{what} is {said!r}"[:200], remedy="give names and values, one a line: `name: value`")
     return said
 
 

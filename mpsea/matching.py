@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PANEL', 'KEEP', 'normalise', 'product', 'Cosines', 'is_source', 'score_source', 'Restricted', 'check_count', 'Radii',
            'csls_radius', 'csls_score', 'Corrected', 'score_blocks', 'similarity_blocks', 'best_columns', 'top_k',
-           'Alignment', 'align', 'mutual_nearest', 'escape', 'write_alignment']
+           'Alignment', 'align', 'mutual_nearest', 'escape', 'name_cell', 'write_alignment']
 
 # %% ../nbs/20_matching.ipynb #ad8a200a
 from contextlib import contextmanager
@@ -320,6 +320,14 @@ def escape(
     "`name` on one line without tabs: backslash, tab, newline and carriage return as two characters each."
     return str(name).translate({92: r"\\", 9: r"\t", 10: r"\n", 13: r"\r"})
 
+
+def name_cell(
+    name,  # any text
+):
+    "`escape`, with a backslash before what a spreadsheet would compute: a name is no formula."
+    text = escape(name)
+    return "\\" + text if text[:1] in ("=", "+", "-", "@") else text
+
 # %% ../nbs/20_matching.ipynb #8e99841b
 def write_alignment(
     path,                  # the file to write
@@ -337,10 +345,10 @@ def write_alignment(
     for what, names in (("target", target), ("target_labels", target_labels)):
         if names is not None and len(names) <= highest:
             raise DataError(f"{len(names)} {what}, but a row points to target {highest}", file=path, remedy="name every target candidate")
-    columns = {"source": source, "target": [target[j] for j in alignment.target], "score": [f"{x:.6g}" for x in alignment.score],
+    columns = {"source": map(name_cell, source), "target": [name_cell(target[j]) for j in alignment.target], "score": [f"{x:.6g}" for x in alignment.score],
                "margin": [f"{x:.6g}" for x in alignment.margin], "mutual": ["true" if x else "false" for x in alignment.mutual]}
-    if source_labels is not None: columns["source_label"] = source_labels
-    if target_labels is not None: columns["target_label"] = [target_labels[j] for j in alignment.target]
-    lines = ["\t".join(columns), *("\t".join(map(escape, row)) for row in zip(*columns.values()))]
+    if source_labels is not None: columns["source_label"] = map(name_cell, source_labels)
+    if target_labels is not None: columns["target_label"] = [name_cell(target_labels[j]) for j in alignment.target]
+    lines = ["\t".join(columns), *map("\t".join, zip(*columns.values()))]
     with atomic_path(path) as p: p.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
     return Path(path)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Parser', 'example', 'add_command', 'add_group', 'add_data_dir', 'add_layers', 'hyphenated', 'add_parameters', 'given',
-           'ending_cleanly', 'failed']
+           'ending_cleanly', 'harmless', 'failed']
 
 # %% ../nbs/65_parsing.ipynb #b02a37c8
 import argparse
@@ -117,7 +117,12 @@ def ending_cleanly():
     finally: signal.signal(signal.SIGTERM, before)
 
 
+def harmless(text):
+    "The text for a terminal: what would steer it, such as an escape sequence in a name, is shown and not obeyed."
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text))
+
+
 def failed(*lines, code=1):
     "Say what went wrong; returns the exit code."
-    for line, head in zip(lines, ["mpsea: ", *["       "] * len(lines)]): print(f"{head}{line}", file=sys.stderr)
+    for line, head in zip(lines, ["mpsea: ", *["       "] * len(lines)]): print(head + harmless(line), file=sys.stderr)
     return code

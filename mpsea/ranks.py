@@ -6,24 +6,20 @@
 __all__ = ['RANKS', 'arrays_of', 'Ranks', 'write_ranks', 'read_ranks']
 
 # %% ../nbs/40_ranks.ipynb #9cc2ceda
-import zipfile
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
-from .core import RunError, atomic_path
+from .bounded import read_arrays
+from .core import DataError, RunError, atomic_path
 
 # %% ../nbs/40_ranks.ipynb #f3ea424f
 def arrays_of(
     path,  # an npz file
 ):
     "The arrays of an npz file by name."
-    try:
-        with np.load(path, allow_pickle=False) as z: return {k: z[k] for k in z.files}
-    except OSError as e: raise RunError(e.strerror or "cannot be read", file=path) from None
-    except (ValueError, EOFError, KeyError, TypeError, AttributeError, NotImplementedError, zipfile.BadZipFile, zlib.error):
-        raise RunError("not an array file, or damaged", file=path, remedy="train the run again") from None
+    try: return read_arrays(path)
+    except DataError as e: raise RunError(e.message, file=path, remedy="train the run again") from None
 
 # %% ../nbs/40_ranks.ipynb #335baf07
 @dataclass(frozen=True, eq=False)

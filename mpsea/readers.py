@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .bounded import require_bounded
 from .core import DataError, Progress
 from .files import Vocabulary, bare_name, blocks, find_file, labels_from_iris, load_numpy_pickle, parse_value, read_columns
 from .kg import Images, KGPair, KnowledgeGraph, Numbers, distinct
@@ -59,11 +60,23 @@ def read_h5_images(
     except ImportError: raise DataError("h5py is needed to read HDF5", file=path, remedy="pip install h5py") from None
     try: file = h5py.File(path, "r")
     except OSError as e: raise DataError(f"not an HDF5 file ({e})", file=path, remedy="download it again") from None
-    with file as f:
-        here = [(e, i) for e, i in zip(entity.tolist(), image) if i in f]
-        if not here:
-            raise DataError("holds none of the images of the index", file=path, remedy="check that index and features belong together")
-        return mean_images(_reported(((e, np.asarray(f[i])) for e, i in here), report), path)
+    try:
+        with file as f:
+            here = [(e, i) for e, i in zip(entity.tolist(), image) if i in f]
+            if not here:
+                raise DataError("holds none of the images of the index", file=path, remedy="check that index and features belong together")
+            return mean_images(_reported(((e, _h5_array(f, i, path)) for e, i in here), report), path)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as e:
+        raise DataError(f"a damaged HDF5 file ({' '.join(str(e).split())[:200]})", file=path, remedy="download it again") from None
+
+
+def _h5_array(file, image, path):
+    "The numbers under an image id, if they lie in this file and are no more than it can hold."
+    found = file[image]
+    inside = hasattr(found, "shape") and found.file.filename == file.filename and not found.external and not found.is_virtual
+    if not inside or found.dtype.kind not in "fiu": raise DataError(f"image {image!r} is no array of numbers in this file", file=path, remedy="do not trust this file; get it from its publisher")
+    require_bounded(4 * found.size, Path(path).stat().st_size, path)
+    return np.asarray(found)
 
 
 def _reported(features, report):
@@ -79,7 +92,8 @@ def mean_images(
     path,      # where they come from, for messages
 ) -> Images:
     "One row for each entity: the mean of its features. All must have one width and be finite."
-    rows, width = {}, None
+    rows, width, total = {}, None, 0
+    packed = Path(path).stat().st_size if Path(path).is_file() else 1 << 62
     for entity, feature in features:
         try: feature = np.asarray(feature, np.float32).ravel()
         except (TypeError, ValueError): raise DataError(f"image of entity {entity}: not numbers", file=path) from None
@@ -90,6 +104,8 @@ def mean_images(
         if not np.isfinite(feature).all():
             raise DataError(f"image of entity {entity} holds NaN or infinity", file=path, remedy="leave it out, or compute it again")
         rows.setdefault(entity, []).append(feature)
+        total += feature.nbytes
+        require_bounded(total, packed, path)
     return Images(np.array(list(rows), np.int32), np.array([f[0] if len(f) == 1 else np.mean(f, 0) for f in rows.values()]))
 
 # %% ../nbs/03_readers.ipynb #40092562

@@ -37,7 +37,7 @@ def rematch(
     claim(folder, config, fresh=False)
     if folder.results.exists(): return read_json(folder.results)
     ready = encoded(config, folder, pick_device(device))
-    if ready.pair.fingerprint() != run.env["data"]["fingerprint"]: raise RunError(f"was trained on other data than {ready.pair.title}", file=run.path, remedy="give data_dir")
+    if ready.pair.fingerprint() != run.fingerprint: raise RunError(f"was trained on other data than {ready.pair.title}", file=run.path, remedy="give data_dir")
     model = trained_model(Prepared(config, ready.pair, ready.features, ready.task, ready.device, RunFolder(weights.parent)))
     return concluded(ready, run, before, model)
 

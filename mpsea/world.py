@@ -10,12 +10,13 @@ __all__ = ['FLAG_SIDE', 'kilometres', 'places', 'code_links', 'capital_links', '
 import hashlib
 import io
 import os
-import zipfile
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from .core import atomic_path
+from .bounded import read_arrays
+from .core import DataError, atomic_path
 from .draft import Draft, finish
 from .kg import KGPair
 from .sources import fold, inside, language_code, package_versions, source_draft, target_draft, zone_code
@@ -116,9 +117,8 @@ def cache_file(
 # %% ../nbs/04_world.ipynb #8049fb61
 def _cached(path, rows):
     "The features in a cache file, or None."
-    try:
-        with np.load(path, allow_pickle=False) as z: feature = z["feature"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None
+    try: feature = read_arrays(path)["feature"]
+    except (DataError, KeyError): return None
     return feature if feature.dtype == np.float32 and feature.ndim == 2 and len(feature) == rows and np.isfinite(feature).all() else None
 
 # %% ../nbs/04_world.ipynb #d0963321
@@ -126,11 +126,10 @@ def _extract(paths):
     import torch
     from PIL import Image
 
-    from mpsea.images import BACKBONES, lite0, to_tensor
-    _, _, mean, std = BACKBONES["efficientnet_lite0"]
+    from mpsea.images import LITE0_MEAN, LITE0_STD, lite0, to_tensor
     net = lite0().to(memory_format=torch.channels_last)                                       # a quarter faster on CPU
     side = FLAG_SIDE, FLAG_SIDE
-    x = torch.stack([to_tensor(flag_picture(p).resize(side, Image.Resampling.BICUBIC), mean, std) for p in paths])     # [n, 3, side, side]
+    x = torch.stack([to_tensor(flag_picture(p).resize(side, Image.Resampling.BICUBIC), LITE0_MEAN, LITE0_STD) for p in paths])     # [n, 3, side, side]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -147,7 +146,9 @@ def flag_features(
     feature = _cached(file, len(paths))
     if feature is None:
         feature = _extract(paths)
-        with atomic_path(file) as p, open(p, "wb") as f: np.savez(f, feature=feature)
+        try:
+            with atomic_path(file) as p, open(p, "wb") as f: np.savez(f, feature=feature)
+        except OSError as e: warnings.warn(f"the features of the flags are not cached: {e}", stacklevel=3)
     return feature
 
 # %% ../nbs/04_world.ipynb #5f5c20c8
