@@ -17,7 +17,7 @@ from .launch import NotebookError
 from .parsing import Parser, example, failed, hyphenated
 
 # %% ../nbs/80_cli.ipynb #5cef84ef
-COMMANDS = ("data", "import", "train", "sweep", "runs", "align", "lab", "docs")   # `mpsea NAME` is made by the function `add` of the module NAME_command
+COMMANDS = ("data", "import", "images", "train", "sweep", "runs", "align", "lab", "docs")   # `mpsea NAME` is made by the function `add` of the module NAME_command
 
 # %% ../nbs/80_cli.ipynb #61ebb56c
 def build_parser():

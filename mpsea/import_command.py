@@ -22,7 +22,8 @@ def import_graphs(
     print(import_text(found))
     if args.dry_run: return print("\nnothing was written (--dry-run)")
     found.save(args.out, args.replace)
-    print(f"\nwritten to {args.out}\nnext: mpsea data check {args.out}\n      mpsea train --dataset {args.out}")
+    pictures = f"mpsea images {args.out}\n      " if any(len(shown) and shown["local"].any() for shown in found.pictures) else ""
+    print(f"\nwritten to {args.out}\nnext: {pictures}mpsea data check {args.out}\n      mpsea train --dataset {args.out}")
 
 # %% ../nbs/77_import_command.ipynb #666e75db
 ABOUT = """A graph is a file, or a folder of files:

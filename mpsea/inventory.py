@@ -15,6 +15,7 @@ import numpy as np
 from .config import guess
 from .core import ConfigError, DataError
 from .datasets import DATASETS, check, locate, pairs_in
+from .folder import is_pair
 
 # %% ../nbs/08_inventory.ipynb #d63071b7
 def columns(
@@ -92,15 +93,24 @@ def survey(
     dataset, folder = known_data(what, data_dir)
     if folder is None: return describe(dataset.read()), 0
     report = check(folder)
-    is_pair = report.state.str.startswith(("KGPair(", "cannot be read"))
-    files = report[report.file.isin(dataset.files)] if dataset else report[~is_pair]
+    readable = report.state.str.startswith(("KGPair(", "cannot be read"))
+    files = report[report.file.isin(dataset.files)] if dataset else report[~readable]
     rows = [(os.path.join(f.folder, f.file), f"{f.bytes:,} bytes", f.state) for f in files.itertuples()]
-    readers = [partial(dataset.read, folder)] if dataset else [pairs_in(p.folder)[p.file] for p in report[is_pair].itertuples()]
+    readers = [partial(dataset.read, folder)] if dataset else [pairs_in(p.folder)[p.file] for p in report[readable].itertuples()]
     told, failures = zip(*map(_told, readers)) if readers else ((), ())
-    return "\n\n".join([columns(rows), *told]), sum(failures) if readers else 1
+    return "\n\n".join([columns(rows), *told, *_pictures(folder)]), sum(failures) if readers else 1
 
 # %% ../nbs/08_inventory.ipynb #4ed63352
 def _told(read):
     "What a pair holds, or why it cannot be read; and whether it cannot."
     try: return describe(read(progress=True)), False
     except DataError as e: return f"cannot be read: {e}", True
+
+
+def _pictures(folder):
+    "Of a pair in our own format: what there is to say of its pictures."
+    if not is_pair(folder): return []
+    from mpsea.pictures import picture_news
+    try: said = picture_news(folder)
+    except DataError: return []                     # said above, where the pair was read
+    return ["\n".join(f"note: {n}" for n in said)] if said else []
