@@ -150,6 +150,11 @@ class Guesses:
     confirmed: int          # by the graph
     witness: bool           # whether that were enough
 
+    @property
+    def chance(self):
+        "How likely each pair is right, float64 [p], as the precisions say it."
+        return np.diff(self.precision.mean * np.arange(1, len(self.odds) + 1), prepend=0).clip(0, 1)
+
     def count(self, precision=.9):
         "How many of the best keep the wanted precision. Raises `DataError` for fewer than `LEAST`."
         if not 0 < precision <= 1: raise ConfigError(f"precision is {precision!r}", remedy="give a share above 0, at most 1, such as 0.9")

@@ -218,7 +218,7 @@ def pair_warnings(
     s, t = found.pair.source, found.pair.target
     out = [f"{n:,} {what} passed over" for what, n in found.left.most_common(5)]
     out += [f"{n:,} entities of {kg.name} occur in links only" for n, kg in zip(found.new, (s, t)) if n]
-    if not len(found.pair.links): out.append("no links: nothing to train on, or to evaluate with, until there are some (--links)")
+    if not len(found.pair.links): out.append("no links: seeds will be guessed from values and pictures (names only with --names), and nothing can be evaluated; --links gives some")
     for what, a, b in (("relations", s.relations, t.relations), ("attributes", s.attributes, t.attributes)):
         if a and b and not set(a) & set(b): out.append(f"the graphs have no {what} of the same name")
     return out

@@ -42,6 +42,7 @@ class Prepared:
     device: object       # torch.device
     folder: RunFolder    # where it goes
     pivots: dict = None  # where the seeds are no gold links: what they are from, how many, and how many are right, by the estimate and in truth
+    chances: tuple = None  # of guessed seeds: joint ids [k, 2], and how likely each is right [k]
 
     @property
     def finished(self): return self.folder.results.exists() and not read_json(self.folder.results).get("stopped")
@@ -73,11 +74,11 @@ def encoded(
     widths, rules = (c.relation_width, c.attribute_width), (c.relation_norm, c.relation_direction, c.number_norm, c.missing_image)
     features = build_features(pair, *widths, *rules, c.seed).to(device)
     by = c.pivot or ("" if len(pair.links) else "guess")
-    pivots, told = unsupervised(pair, replace(c, pivot=by)) if by else (None, None)
+    pivots, told, chance = unsupervised(pair, replace(c, pivot=by)) if by else (None, None, None)
     if not len(pair.links): pair = replace(pair, note=", ".join(filter(None, [pair.note, "no links: seeds and test pairs are guesses"])))
     task = make_task(pair, c, device, pivots)
     if c.number_encoder == "aligned": features = replace(features, values=seed_vectors(pair, task.seeds, c.seed).to(device))
-    return Prepared(config, pair, features, task, device, folder, told)
+    return Prepared(config, pair, features, task, device, folder, told, None if chance is None else (pivots, chance))
 
 
 def seed_vectors(
@@ -94,16 +95,16 @@ def unsupervised(
     pair,    # KGPair
     config,  # Config: pivot, pivots, pivot_precision
 ):
-    "Pairs [k, 2] in joint ids to learn from without gold links, and what is told of them."
+    "Pairs [k, 2] in joint ids to learn from without gold links, what is told of them, and how likely each is right, [k] or None."
     if config.pivot.startswith("guess"):
         found = guess_pairs(pair, names=config.pivot.endswith("names"))
         told = {"how": "guessed", **found.told(config.pivot_precision)}
-        pivots = pair.joint(found.pairs[:told["pairs"]])
+        pivots, chance = pair.joint(found.pairs[:told["pairs"]]), found.chance[:told["pairs"]]
     else:
-        pivots, _ = pivot_seeds(pair, config.pivot, config.pivots)
+        (pivots, _), chance = pivot_seeds(pair, config.pivot, config.pivots), None
         told = {"by": config.pivot, "pairs": len(pivots)}
     gold = set(map(tuple, pair.joint(pair.links).tolist()))
-    return pivots, told | ({"right": sum(tuple(p) in gold for p in pivots.tolist())} if gold else {})
+    return pivots, told | ({"right": sum(tuple(p) in gold for p in pivots.tolist())} if gold else {}), chance
 
 
 def seeds_text(
