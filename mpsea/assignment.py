@@ -142,7 +142,8 @@ def candidates(
     source,       # score source [n, m]
     k: int = 50,  # best of each row and of each column; with max(n, m) or more it is all pairs
 ):
-    "The union of the best `k` of every row and of every column."
+    "The union of the best `k` of every row and of every column; a set of `Candidates` stays what it is."
+    if isinstance(source, Candidates): return source
     (n, m), k = source.shape, check_count(k, "k", 1)
     of_rows, score, row = [], torch.empty(m, 0, device=source.device), torch.empty(m, 0, dtype=torch.int64, device=source.device)
     for start, s in source:

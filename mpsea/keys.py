@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['YEARS', 'DEGREES', 'COUNTS', 'LOGS', 'WORDS', 'MONTH_ENDS', 'SHRINK', 'LEAST_SEEDS', 'LEAST_GAIN', 'LEAST_TOTAL',
-           'MOST_PAIRS', 'intervals', 'Column', 'kind_of', 'spread_evenly', 'columns_of', 'coordinates', 'joint_column',
-           'Rule', 'blocks_of', 'near_bins', 'measure', 'ways', 'bins_of', 'near_pairs', 'joined', 'strangers',
-           'learn_rule', 'align_keys', 'rules_table']
+           'MOST_PAIRS', 'MOST_TOTAL', 'intervals', 'Column', 'kind_of', 'spread_evenly', 'columns_of', 'coordinates',
+           'joint_column', 'Rule', 'blocks_of', 'near_bins', 'measure', 'ways', 'bins_of', 'near_pairs', 'joined',
+           'strangers', 'learn_rule', 'within_budget', 'align_keys', 'rules_table']
 
 # %% ../nbs/09_keys.ipynb #7c47c4ad
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -97,7 +97,8 @@ def joint_column(kg, first, second, name):
 
 # %% ../nbs/09_keys.ipynb #59225f54
 MONTH_ENDS = -1 / 24      # a date written as year + month / 12 names the end of its month; half a month earlier lies within it
-SHRINK, LEAST_SEEDS, LEAST_GAIN, LEAST_TOTAL, MOST_PAIRS = 4., 3, .5, 8., 8_000_000
+SHRINK, LEAST_SEEDS, LEAST_GAIN, LEAST_TOTAL = 4., 3, .5, 8.
+MOST_PAIRS, MOST_TOTAL = 8_000_000, 20_000_000    # pairs of values that are near: by one rule, by all
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +152,11 @@ def near_bins(
     match: np.ndarray,    # [bins + 1]
     chance: np.ndarray,   # [bins + 1]
     pairs: int,           # pairs of values there are
+    most: int = None,     # that may be near; None: MOST_PAIRS
 ):
     "The bins that count as near, from the first, each with the last bin of its block: int64 [near]."
     within = np.cumsum(chance[:-1])
-    few = np.append((within < .25) & (within * pairs <= MOST_PAIRS), False)
+    few = np.append((within < .25) & (within * pairs <= (MOST_PAIRS if most is None else most)), False)
     some = int(np.argmin(few))
     ends = np.array([last for last, m, u in blocks_of(match[:some], chance[:some]) if m > u], int)
     return np.repeat(ends, np.diff(ends, prepend=-1))
@@ -274,7 +276,22 @@ def learn_rule(
         if best is None or gain > best.gain: best = Rule(*place, how, offset, m, u, len(which), gain, near_bins(m, u, len(a.value) * len(b.value)))
     return best
 
-# %% ../nbs/09_keys.ipynb #5bf2f6d0
+# %% ../nbs/09_keys.ipynb #cba2d5e8
+def within_budget(
+    rules: list,            # Rules
+    sizes: list,            # pairs of values that each compares
+    total: int = None,      # near pairs of all of them together; None: MOST_TOTAL
+):
+    "The rules; of too many near pairs, those that tell least are near no longer, the same number allowed to every rule."
+    total = MOST_TOTAL if total is None else total
+    near = lambda r, pairs: r.chance[:r.near].sum() * pairs
+    most, kept = MOST_PAIRS, list(rules)
+    while sum(map(near, kept, sizes)) > total:
+        most //= 2
+        kept = [replace(r, pool=near_bins(r.match, r.chance, pairs, most)) for r, pairs in zip(rules, sizes)]
+    return [r for r in kept if r.near]
+
+# %% ../nbs/09_keys.ipynb #d250a4e2
 def align_keys(
     source: list,        # columns of the source
     target: list,        # columns of the target
@@ -292,9 +309,10 @@ def align_keys(
     found = [r for r in found if r and r.gain >= LEAST_GAIN and r.gain * r.seeds >= LEAST_TOTAL and r.near]
     top = [np.zeros(len(cols)) for cols in (source, target)]
     for r in found: top[0][r.source], top[1][r.target] = max(top[0][r.source], r.gain), max(top[1][r.target], r.gain)
-    return sorted((r for r in found if r.gain >= .5 * min(top[0][r.source], top[1][r.target])), key=lambda r: -r.gain)
+    best = sorted((r for r in found if r.gain >= .5 * min(top[0][r.source], top[1][r.target])), key=lambda r: -r.gain)
+    return within_budget(best, [len(source[r.source].value) * len(target[r.target].value) for r in best])
 
-# %% ../nbs/09_keys.ipynb #cba2d5e8
+# %% ../nbs/09_keys.ipynb #58eca5aa
 def rules_table(
     rules: list,    # Rules
     source: list,   # columns

@@ -15,8 +15,9 @@ import torch
 from .config import names_of
 from .evidence import Matcher, asked, one_to_one, stages
 from .keys import rules_table
-from .matching import Cosines, align
+from .matching import Cosines
 from .metrics import link_ranks
+from .shortlist import choices, narrowed
 from .train import embed
 
 # %% ../nbs/34_outcome.ipynb #4ccfe1da
@@ -53,7 +54,7 @@ def outcome(
     chosen,     # selection that `model` holds: last or valid
 ):
     "Rank, match and align with a trained model, with evidence where the configuration wants it."
-    n, told = len(pair.source.entities), {}
+    n, told, matcher = len(pair.source.entities), {}, None
     score = partial(plain_scores, model, n, config)
     if config.evidence:
         matcher = Matcher(pair, features, task, config, model)
@@ -67,4 +68,5 @@ def outcome(
     if config.evidence and config.assignment: told["one_to_one"] = told["stages"][-1]["one_to_one"]
     elif config.assignment: told["one_to_one"] = one_to_one(names_of(config.assignment), source, links, config.temperature)
     free = task.free_source.cpu().numpy(), task.free_target.cpu().numpy() - n
-    return Outcome(rows, forward, backward, align(score(*free), csls=config.csls_k), told)
+    everyone = matcher.contenders() if matcher else narrowed(score(*free))
+    return Outcome(rows, forward, backward, choices(everyone, config.csls_k), told)
