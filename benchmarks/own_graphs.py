@@ -85,16 +85,16 @@ def write_rdf(path, kg, side):
 
 
 def as_rdf(pair, work, known):
-    "Write a pair as two RDF files; a share of its links as known.tsv, the others as gold.tsv. Returns the imported files."
+    "Write a pair as two RDF files; a share of its links as known.tsv, the others as rest.tsv. Returns what is imported."
     import numpy as np
     files = ["--source", "a.nt", "--target", "b.nt", "--links", "known.tsv"]
-    if (work/"gold.tsv").exists(): return files
+    if (work/"rest.tsv").exists(): return files
     for side, kg in (("a", pair.source), ("b", pair.target)): write_rdf(work/f"{side}.nt", kg, side)
     iri = lambda kg, side, i: f"http://{side}.example.org/{kg.entities[i].replace(' ', '_')}"
     rows = [(iri(pair.source, "a", s), iri(pair.target, "b", t)) for s, t in np.random.default_rng(0).permutation(pair.links).tolist()]
     cut = round(known*len(rows))
     write_table(work/"known.tsv", rows[:cut])
-    write_table(work/"gold.tsv", rows[cut:])
+    write_table(work/"rest.tsv", rows[cut:])
     return files
 
 
@@ -147,12 +147,14 @@ def same_as_reader(pair, reader):
 
 
 def gold_of(work):
-    "Right pairs that no seed holds, where all links were imported: the run's own test pairs."
+    "Write all right pairs that no seed holds: those that were never imported, and the run's own test and validation pairs."
     from mpsea.datasets import load
     pair, config = load(str(work/"pair"), progress=False), json.loads((work/"run/config.json").read_text())
     split = pair.split(config["seed_ratio"], config["seed"], config["valid_ratio"])
     rows = [(pair.source.entities[s], pair.target.entities[t]) for part in (split.test, split.valid) for s, t in part.tolist()]
+    if (work/"rest.tsv").exists(): rows += [line.split("\t") for line in (work/"rest.tsv").read_text().splitlines()[1:]]
     write_table(work/"gold.tsv", rows)
+    return {"gold": len(rows), "free": len(pair.source.entities) - len({s for s, _ in split.seeds.tolist()}), "with_partner": len({s for s, _ in rows})}
 
 
 def commands(parameters, seed, precision):
@@ -179,13 +181,13 @@ def record(case, args, work, about, files, parameters):
     "Run the commands of a case, those that have not been run in this folder; the record, after each step."
     done = json.loads((work/"steps.json").read_text()) if (work/"steps.json").exists() else {}
     for name, command in [("import", ["mpsea", "import", *files, "--out", "pair"]), *commands(parameters, args.seed, args.precision)]:
-        if name.startswith("judge") and not (work/"gold.tsv").exists(): gold_of(work)
+        if name.startswith("align"): out |= gold_of(work)
         if name not in done: done[name] = step(name, command, work)
         (work/"steps.json").write_text(json.dumps(done))
         if name == "import": out = described(case, args, work, about, parameters)
         if name == "train": out["environment"] = json.loads((work/"run/env.json").read_text())
         if name.startswith("align"): out[name] = told(done[name][1])
-        if name.startswith("judge"): out |= {name: measures(done[name][1]), "gold": sum(1 for _ in open(work/"gold.tsv")) - 1}
+        if name.startswith("judge"): out[name] = measures(done[name][1])
         if (work/"run/results.json").exists(): out |= {k: json.loads((work/"run/results.json").read_text())[k] for k in ("seeds", "valid", "epochs")}
         yield {**out, "steps": [cost for cost, _ in done.values()]}
 
