@@ -189,7 +189,8 @@ def record(case, args, work, about, files, parameters):
         if name.startswith("align"): out[name] = told(done[name][1])
         if name.startswith("judge"): out[name] = measures(done[name][1])
         if (work/"run/results.json").exists(): out |= {k: json.loads((work/"run/results.json").read_text())[k] for k in ("seeds", "valid", "epochs")}
-        yield {**out, "steps": [cost for cost, _ in done.values()]}
+        plain = lambda c: {**c, "command": re.sub(r"/\S*/(?=\S)", "", c["command"])}                   # the files' names, without the folders of this machine
+        yield {**out, "steps": [plain(cost) for cost, _ in done.values()]}
 
 
 CASES = {"sample": sample, "mmkb": mmkb, "dbp15k": dbp15k, "synth": synth}
