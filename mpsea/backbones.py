@@ -7,6 +7,7 @@ __all__ = ['LITE0', 'backbone_names', 'Backbone', 'last_linear', 'published_file
            'load_network']
 
 # %% ../nbs/06_backbones.ipynb #6923e6f0
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
@@ -75,7 +76,8 @@ def find_backbone(
     "A backbone whose weights are there. Raises `ConfigError` or `DataError`."
     from torchvision import models
     if name not in (known := backbone_names()):
-        raise ConfigError(f"unknown backbone {name!r}", remedy=f"use one of {', '.join(known)}")
+        near = difflib.get_close_matches(str(name), known, 6, 0.)
+        raise ConfigError(f"unknown backbone {name!r}", remedy=f"use one of mpsea.backbones.backbone_names(), e.g. {', '.join(near)}")
     path = Path(weights).expanduser() if weights else lite0_file() if name == LITE0 else published_file(name, progress)
     try: digest = sha256(path)
     except OSError as e: raise DataError(e.strerror or str(e), file=path, remedy="give a file of weights") from None

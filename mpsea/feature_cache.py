@@ -21,9 +21,9 @@ class FeatureCache:
     "Features by content: `digest in cache`, `add`, `flush`, `rows`."
     def __init__(self,
                  folder,        # of one backbone with one file of weights
-                 every=EVERY,   # seconds
+                 every=None,    # seconds; None: EVERY
                  ):
-        self.folder, self.every = Path(folder), every
+        self.folder, self.every = Path(folder), EVERY if every is None else every
         self.where, self.new, self.since = {}, {}, time.monotonic()     # digest → (shard, row); digest → row that is not written yet
         for shard in sorted(self.folder.glob("*.safetensors")):
             for row, digest in enumerate(_digests(shard)): self.where[digest] = shard, row

@@ -304,9 +304,9 @@ def read_pictures(
     side,    # "source" or "target"
 ) -> dict:   # entity int32 [n], path (tuple of texts), local bool [n]; empty when nothing is known
     "Where the pictures of a side are."
-    path = Path(folder)/side/"pictures.parquet"
-    if f"{side}/pictures.parquet" not in read_manifest(folder)["files"]: return {}
-    entity, where, local = read_table(path, ("entity", "path", "local"))
+    name = stored_as(read_manifest(folder)["files"], f"{side}/pictures.parquet")
+    if not name: return {}
+    entity, where, local = read_table(Path(folder)/name, ("entity", "path", "local"))
     return {"entity": entity, "path": where, "local": np.asarray(local, bool)}
 
 # %% ../nbs/02_folder.ipynb #4754afd7

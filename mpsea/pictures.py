@@ -39,12 +39,12 @@ def listed_pictures(
 ):           # DataFrame with columns side (0 or 1), entity, path, problem; a row for each picture of an entity
     "The pictures that an import noted. Raises `DataError` when there is no picture file among them."
     shown = [pd.DataFrame(read_pictures(folder, side)).assign(side=i) for i, side in enumerate(SIDES)]
-    rows = pd.concat(shown, ignore_index=True).reindex(columns=["side", "entity", "path", "local"])
+    rows = pd.concat([s for s in shown if len(s)] or [pd.DataFrame()], ignore_index=True)
     if not len(rows): raise DataError("knows of no pictures", file=folder, remedy="name picture files by entity, put them into the folder of their graph, and import it again")
     local = rows.pop("local").astype(bool)
     if not local.any(): raise DataError(f"knows of {len(rows):,} addresses of pictures, and of no file", file=folder,
                                         remedy="download them, name them by entity, put them into the folder of their graph, and import it again")
-    return rows.assign(problem=np.where(local, "", REMOTE))
+    return rows[["side", "entity", "path"]].assign(problem=np.where(local, "", REMOTE))
 
 # %% ../nbs/07_pictures.ipynb #7d87ede6
 INDEX = "picture_files.parquet"
