@@ -197,7 +197,9 @@ def read_arrays(
         with open(path, "rb") as f:
             with zipfile.ZipFile(f) as z: require_bounded(sum(m.file_size for m in z.infolist()), Path(path).stat().st_size, path)
             f.seek(0)
-            with np.load(f, allow_pickle=False) as z: return {k: z[k] for k in z.files}
+            with np.load(f, allow_pickle=False) as z: found = {k: z[k] for k in z.files}
+        if odd := [k for k, x in found.items() if not isinstance(x, np.ndarray)]: raise ValueError(f"{odd[0]} is no array")
+        return found
     except MpseaError: raise
     except Exception as e:
         why = e.strerror if isinstance(e, OSError) and e.strerror else f"not an array file, or damaged ({type(e).__name__})"

@@ -228,7 +228,9 @@ def load(
 def _only_pair(dataset):
     "Folder and reader of the one pair in a folder."
     folder = Path(dataset).expanduser()
-    if not is_pair(folder) and not folder.is_dir():
+    try: there = is_pair(folder) or folder.is_dir()
+    except (OSError, ValueError): there = False                                # no name that a file could have
+    if not there:
         like = "".join(f"did you mean {near}? " for near in get_close_matches(str(dataset), DATASETS, n=1))
         raise ConfigError(f"unknown data set {str(dataset)!r}", remedy=f"{like}Give one of {', '.join(DATASETS)}, or a folder")
     found = pairs_in(folder)

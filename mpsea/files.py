@@ -8,6 +8,7 @@ __all__ = ['MAX_VALUE', 'find_file', 'blocks', 'read_columns', 'Vocabulary', 'ba
 
 # %% ../nbs/02_files.ipynb #3b577ad6
 import math
+import os
 import pickle
 import re
 from functools import lru_cache
@@ -27,7 +28,7 @@ def find_file(
 ):
     "`path`, or `path.gz`, whichever there is."
     for p in (Path(path), Path(f"{path}.gz")):
-        if p.is_file(): return p
+        if os.path.isfile(p): return p
     if required: raise DataError("no such file", file=path, remedy="check the folder, or download the data again")
 
 # %% ../nbs/02_files.ipynb #03854ab6

@@ -104,7 +104,7 @@ def sssom_prefixes(
 ) -> dict:
     "The prefixes of a mapping set."
     try: found = parse_yaml(head)
-    except ConfigError as e: raise DataError(f"its head is {e.message}", file=path, line=e.line or 1, remedy="correct the lines that begin with #") from None
+    except ConfigError as e: raise DataError(f"its head is not YAML: {e.message}", file=path, line=e.line or 1, remedy="correct the lines that begin with #") from None
     prefixes = found.get("curie_map") if isinstance(found, dict) else None
     return {str(k): v for k, v in prefixes.items() if isinstance(v, str)} if isinstance(prefixes, dict) else {}
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['RUN_FILES', 'PACKAGES', 'ATTENTION', 'REMEDIES', 'ROW', 'METRICS', 'run_name', 'RunFolder', 'cpu_model',
-           'device_name', 'git_commit', 'environment', 'append_history', 'read_history', 'Attention', 'read_attention',
-           'read_alignment', 'Run', 'open_run', 'run_folders', 'pick_row', 'run_row', 'load_runs', 'export_record']
+           'device_name', 'git_commit', 'numerics', 'environment', 'append_history', 'read_history', 'Attention',
+           'read_attention', 'read_alignment', 'Run', 'open_run', 'run_folders', 'pick_row', 'run_row', 'load_runs',
+           'export_record']
 
 # %% ../nbs/40_runs.ipynb #105f5598
 import csv
@@ -58,7 +59,7 @@ class RunFolder:
         return [piece for piece, name in RUN_FILES.items() if (self.path/name).is_file()]
 
 # %% ../nbs/40_runs.ipynb #5f245dcf
-PACKAGES = ("torch", "torch-geometric", "torchvision", "numpy", "pandas", "plotly")
+PACKAGES = ("torch", "torch-geometric", "torchvision", "numpy", "scipy", "pandas", "safetensors", "plotly")
 
 
 def _version(package):
@@ -98,7 +99,18 @@ def git_commit(
     commit = top and Path(top).resolve() == Path(root).resolve() and _git(root, "rev-parse", "--verify", "-q", "HEAD")
     return (commit + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")) if commit else None
 
-# %% ../nbs/40_runs.ipynb #2ca89751
+# %% ../nbs/40_runs.ipynb #5c786773
+def numerics():
+    "What could change the last digits: BLAS, vector instructions, switches of torch, variables of the environment."
+    import torch
+    blas = re.search(r"BLAS_INFO=([^,]+)", torch.__config__.show())
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "ATEN_CPU_CAPABILITY")
+    return {"blas": blas and blas[1].strip(), "mkldnn": torch.backends.mkldnn.is_available(), "capability": torch.backends.cpu.get_cpu_capability(), "platform": " ".join((platform.machine(), *platform.libc_ver())),
+            "deterministic": torch.are_deterministic_algorithms_enabled(), "matmul_precision": torch.get_float32_matmul_precision(), "interop_threads": torch.get_num_interop_threads(),
+            "tf32": torch.backends.cudnn.allow_tf32, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+            **{n.lower(): os.environ.get(n) for n in names}}
+
+# %% ../nbs/40_runs.ipynb #6f83bc26
 def environment(
     pair_title: str,    # the pair's name with its note, shown wherever a number is shown
     fingerprint: str,   # content hash of the pair
@@ -109,10 +121,10 @@ def environment(
     import mpsea
     versions = {"python": platform.python_version(), "mpsea": mpsea.__version__, **{p: _version(p) for p in PACKAGES}}
     return {"data": {"title": pair_title, "fingerprint": fingerprint}, "versions": versions, "system": platform.system(),
-            "device": str(device), "device_name": device_name(device), "cpu": cpu_model(), "cpu_count": os.cpu_count(), "threads": threads,
+            "device": str(device), "device_name": device_name(device), "cpu": cpu_model(), "cpu_count": os.cpu_count(), "threads": threads, "numerics": numerics(),
             "commit": git_commit(Path(mpsea.__file__).resolve().parent.parent), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
-# %% ../nbs/40_runs.ipynb #6f83bc26
+# %% ../nbs/40_runs.ipynb #8457041a
 def append_history(
     path,           # history.jsonl
     record: dict,   # one epoch
@@ -132,7 +144,7 @@ def _append(path, line):
         f.flush()
         os.fsync(f.fileno())
 
-# %% ../nbs/40_runs.ipynb #cdbcb42b
+# %% ../nbs/40_runs.ipynb #bc548c65
 def _whole_lines(f, block=4096):
     "The length of a file up to its last newline, found backwards: a history may be long, half a line is short."
     end = f.seek(0, os.SEEK_END)
@@ -144,7 +156,7 @@ def _whole_lines(f, block=4096):
         end = start
     return 0
 
-# %% ../nbs/40_runs.ipynb #8457041a
+# %% ../nbs/40_runs.ipynb #4d158564
 def read_history(
     path,  # history.jsonl
 ):
@@ -159,7 +171,7 @@ def read_history(
         kept.append(record)
     return kept
 
-# %% ../nbs/40_runs.ipynb #bc548c65
+# %% ../nbs/40_runs.ipynb #e936fc38
 def _record(line, path, number):
     try:
         record = json.loads(line)
@@ -168,7 +180,7 @@ def _record(line, path, number):
     except (ValueError, TypeError, KeyError, RecursionError):
         raise RunError("not a record of an epoch", file=path, line=number, remedy="remove this line, or restore the file") from None
 
-# %% ../nbs/40_runs.ipynb #e936fc38
+# %% ../nbs/40_runs.ipynb #46bb7e45
 @dataclass(frozen=True, eq=False)
 class Attention:
     "What the fusion looked at: modality weights and attention of the test entities."
@@ -181,7 +193,7 @@ class Attention:
     attention_entities: np.ndarray      # [m, H, Q, K] attention of single entities
     sample: np.ndarray                  # [m] which entities these are
 
-# %% ../nbs/40_runs.ipynb #2b62206e
+# %% ../nbs/40_runs.ipynb #e5dd6f20
 ATTENTION = {"weights": ("fiu", 2), "attention": ("fiu", 3), "attention_entities": ("fiu", 4), "entities": ("iu", 1), "sample": ("iu", 1),
              **dict.fromkeys(("modalities", "queries", "keys"), ("Uf", 1))}     # kinds of values, dimensions
 
@@ -198,7 +210,7 @@ def read_attention(
     return Attention(numbers("weights", 2), names("modalities"), numbers("attention", 3), names("queries"), names("keys"),
                      ids("entities"), numbers("attention_entities", 4), ids("sample"))
 
-# %% ../nbs/40_runs.ipynb #46bb7e45
+# %% ../nbs/40_runs.ipynb #665ea90a
 def read_alignment(
     path,  # alignment.tsv
 ):
@@ -214,11 +226,11 @@ def read_alignment(
         elif table[c].str.contains("\\", regex=False).any(): table[c] = [_unescaped(x) for x in table[c]]
     return table
 
-# %% ../nbs/40_runs.ipynb #e5dd6f20
+# %% ../nbs/40_runs.ipynb #10e9bb15
 def _unescaped(text):
     return re.sub(r"\\(.)", lambda m: {"t": "\t", "n": "\n", "r": "\r"}.get(m[1], m[1]), text)
 
-# %% ../nbs/40_runs.ipynb #10e9bb15
+# %% ../nbs/40_runs.ipynb #46f30847
 REMEDIES = {"config": "this is not the folder of a run",
             "history": "the run stopped before its first epoch: train again with the same parameters",
             "results": "the run has not finished: train again with the same parameters, it resumes where it stopped",
@@ -285,7 +297,7 @@ class Run:
     @cached_property
     def alignment(self): return read_alignment(self.file("alignment"))
 
-# %% ../nbs/40_runs.ipynb #1118bc00
+# %% ../nbs/40_runs.ipynb #0861ea33
 def open_run(
     path,  # a run folder, or a committed record of one
 ):
@@ -298,14 +310,14 @@ def open_run(
     what = "not the folder of a run: it has no config.json" if path.is_dir() else "no such run"
     raise RunError(what, file=path, remedy=f"the runs here are {there}" if near else "train first")
 
-# %% ../nbs/40_runs.ipynb #75d1c9c6
+# %% ../nbs/40_runs.ipynb #18b641dc
 def run_folders(
     folder,  # holds run folders
 ):
     "The folders below `folder` that hold a run, by name."
     return sorted((p.parent for p in Path(folder).glob(f"*/{RUN_FILES['config']}")), key=lambda p: p.name)
 
-# %% ../nbs/40_runs.ipynb #6a0b7a4c
+# %% ../nbs/40_runs.ipynb #ef4a8941
 METRICS = ("hits@1", "hits@5", "hits@10", "mr", "mrr", "n")
 
 
@@ -321,7 +333,7 @@ def pick_row(
     if csls is None: csls = max((r["csls"] for r in rows), default=0)
     return next((r for r in rows if r["csls"] == csls), None)
 
-# %% ../nbs/40_runs.ipynb #29ebec9a
+# %% ../nbs/40_runs.ipynb #becc4671
 def run_row(
     run: Run,       # a run, finished or not
     **which,        # passed to `pick_row`
@@ -338,7 +350,7 @@ def run_row(
     except (MpseaError, KeyError, TypeError, AttributeError, ValueError) as e: row.update(state="damaged", problem=str(e))
     return row
 
-# %% ../nbs/40_runs.ipynb #614a3968
+# %% ../nbs/40_runs.ipynb #1f56f984
 def load_runs(
     folder,         # holds run folders
     **which,        # passed to `pick_row`: selection, direction, csls
@@ -350,7 +362,7 @@ def load_runs(
     columns = first + sorted({k for r in rows for k in r} - set(first))
     return pd.DataFrame(rows, columns=columns)
 
-# %% ../nbs/40_runs.ipynb #1f56f984
+# %% ../nbs/40_runs.ipynb #caf224fe
 def _rounded(x, digits=6):
     if isinstance(x, dict): return {k: _rounded(v) for k, v in x.items()}
     if isinstance(x, list): return [_rounded(v) for v in x]
@@ -363,7 +375,7 @@ def _without_folders(x):
     is_path = isinstance(x, str) and re.match(r"([/~\\]|[A-Za-z]:[/\\]|\.{1,2}[/\\])\S", x)
     return re.split(r"[/\\]", x.rstrip("/\\"))[-1] if is_path else x
 
-# %% ../nbs/40_runs.ipynb #d50db60b
+# %% ../nbs/40_runs.ipynb #fe43a0f1
 def export_record(
     run: Run,   # a finished run
     folder,     # where records are kept, e.g. results/records

@@ -78,8 +78,8 @@ def test_import(tmp_path, times):
     while kills < times:
         process = start(bring_in, tmp_path/("b.tsv" if before == prints["a"] else "a.tsv"), folder)
         left = len(parts(folder))
-        if kills % 2: until(lambda at=left, p=process: len(parts(folder)) > at or p.exitcode is not None)      # every other kill falls into the writing
-        time.sleep(luck.random() * takes * (.4 if kills % 2 else 1.1))
+        while kills % 2 and len(parts(folder)) == left and process.exitcode is None: time.sleep(.001)      # every other kill falls into the writing
+        time.sleep(luck.random() * (.1 if kills % 2 else 1.1 * takes))
         writing += len(parts(folder)) > left
         process.kill()
         process.join()
@@ -162,7 +162,7 @@ SLOWLY = """import time
 from mpsea.config import from_notebook
 config = from_notebook(globals(), extra=("run_dir",))
 from mpsea.pipeline import run
-run(config, run_dir, on_epoch=lambda record: time.sleep(.1))"""
+run(config, run_dir, on_epoch=lambda record: time.sleep(.05))"""
 
 
 def sweep_victims(process):
@@ -182,8 +182,8 @@ def test_sweep(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MPSEA_CACHE", str(tmp_path/"cache"))
     luck, began, kills, killed = random.Random(50), time.monotonic(), 0, {"sweep": 0, "worker or kernel": 0}
-    asked = cells({"small": {}}, dataset=["synth"], dim=[20], heads=[2], ffn_dim=[100], epochs=[150], eval_every=[10], checkpoint_every=[0.], device=["cpu"], seed=[0, 1, 2])
-    told = dict(cells=[dict(label=c.label, params=c.params) for c in asked], out=str(tmp_path/"runs"), reuse=[], workers=2, retries=50, notebook=stand_in(tmp_path, SLOWLY))
+    asked = cells({"small": {}}, dataset=["synth"], dim=[20], heads=[2], ffn_dim=[100], epochs=[120], eval_every=[10], checkpoint_every=[0.], device=["cpu"], seed=[0, 1, 2])
+    told = dict(cells=[dict(label=c.label, params=c.params) for c in asked], out=str(tmp_path/"runs"), reuse=[], workers=1, retries=50, notebook=stand_in(tmp_path, SLOWLY))
     (tmp_path/"told.json").write_text(json.dumps(told))
     for c in asked: whole(start(alone, c.config, tmp_path/"alone"/c.name))
     done = lambda: {p.parent.name: p.stat().st_mtime_ns for p in (tmp_path/"runs").glob("*/results.json")}
@@ -194,8 +194,8 @@ def test_sweep(tmp_path, monkeypatch):
             process = subprocess.Popen([sys.executable, "-c", SWEEP, tmp_path/"told.json"], stdout=open(tmp_path/"said.txt", "a"), stderr=subprocess.STDOUT)
         before = count()
         if kills < 50 and len(done()) < 3:
-            until(lambda n=before + luck.randrange(6), p=process: count() >= n or p.poll() is not None)
-            time.sleep(luck.random())
+            until(lambda n=before + luck.choice([0, 0, 1, 3]), p=process: count() >= n or p.poll() is not None)
+            time.sleep(luck.random() * 2)
             if not (victims := sweep_victims(process)): continue
             victim = luck.choice(victims)
             kills, killed = kills + 1, {k: n + ((k == "sweep") == (victim.pid == process.pid)) for k, n in killed.items()}
@@ -208,6 +208,7 @@ def test_sweep(tmp_path, monkeypatch):
         for c in asked:
             if (tmp_path/"runs"/c.name/"config.json").exists(): readable(tmp_path/"runs"/c.name)
     process.wait(300)
+    assert kills == 50, "the sweep ended too early"
     for c in asked: assert numbers(tmp_path/"runs"/c.name) == numbers(tmp_path/"alone"/c.name)
     assert not list((tmp_path/"runs").rglob("resume.pt")) + list((tmp_path/"runs").rglob("*.part"))
     record("sweep", kills=kills, **{k.replace(" ", "_"): n for k, n in killed.items()}, cells=3, seconds=round(time.monotonic() - began))
