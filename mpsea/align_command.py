@@ -88,7 +88,8 @@ def told_text(
     if "guessed_seeds" in told: lines[-1] += f", and {told['guessed_seeds']:,} guessed seeds"
     if "threshold" in told: lines += [f"{told['proposed'] - told['pairs']:,} unsure ones left out: confidence below {told['threshold']:.3f}, for a precision of {told['precision']:g}"]
     if told.get("expected_precision") is not None: lines += [f"expected to be right: {told['expected_precision']:.1%}"]
-    if "alone" in told: lines += [f"source entities without a partner: about {told['alone']:.0%} ({told['alone_is']}); confidence fitted on {told['held_out']} held-out pairs"]
+    spread = f", give or take {2*told['alone_spread']:.0%}" if told.get("alone_spread") else ""
+    if "alone" in told: lines += [f"source entities without a partner: about {told['alone']:.0%} ({told['alone_is']}{spread}); confidence fitted on {told['held_out']} held-out pairs"]
     return "\n".join([*lines, *([told["note"]] if "note" in told else [])])
 
 # %% ../nbs/78_align_command.ipynb #099f5fd7

@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .assignment import Candidates, optimal, stable
-from .confidence import calibration_error, contest, first_choice, fit_confidence, pair_evidence, reliability, share_alone, threshold_for
+from .confidence import calibration_error, contest, first_choice, fit_confidence, pair_evidence, reliability, share_alone, spread_alone, threshold_for
 from .core import ConfigError, DataError
 from .evidence import Matcher
 from .explore import open_run
@@ -115,7 +115,7 @@ def guessed_note(
     "What a reader should know of a confidence that no gold link was there to fit."
     if "note" in told: return {"seeds": seeds_text(pivots)}
     rule = f"and multiplied by {pivots['precision']:.2f}, their estimated precision" if "precision" in pivots else "some of which are wrong"
-    return {"seeds": seeds_text(pivots), "note": f"confidence fitted on pairs that stand out by {pivots['by']}, {rule}; where an entity lacks these, it may promise too much"}
+    return {"seeds": seeds_text(pivots), "note": f"confidence fitted on pairs that stand out by {pivots['by']}, {rule}; for entities that lack these it is an extrapolation, and may promise too much or too little"}
 
 
 def places(
@@ -148,6 +148,7 @@ def calibrated(
             aside[fold == f] = fit_confidence(linked[fold != f], right[fold != f], lonely[fold != f]).outcomes(linked[fold == f], alone=0.)[:, 0]
     else: aside[:] = np.nan
     return confidence, {"held_out": len(held), "alone": float(confidence.alone), "alone_is": "estimated" if alone is None else "given",
+                        "alone_spread": spread_alone(confidence, linked, lonely) if alone is None else 0.,
                         "calibration_error": calibration_error(reliability(aside, right)) if np.isfinite(aside).all() else None}
 
 # %% ../nbs/66_aligning.ipynb #5191c6c9

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RIGHT', 'WRONG', 'ALONE', 'Contest', 'contest', 'lifts', 'short_contest', 'pair_evidence', 'first_choice',
-           'Confidence', 'fit_confidence', 'falling', 'share_alone', 'reliability', 'calibration_error',
+           'Confidence', 'fit_confidence', 'falling', 'share_alone', 'spread_alone', 'reliability', 'calibration_error',
            'threshold_for']
 
 # %% ../nbs/35_confidence.ipynb #d41d6f77
@@ -187,7 +187,18 @@ def share_alone(
         if abs(share - before) < 1e-6: break
     return share
 
-# %% ../nbs/35_confidence.ipynb #0aa45e11
+# %% ../nbs/35_confidence.ipynb #a42396dc
+def spread_alone(
+    confidence: Confidence,  # fitted, with its share alone
+    linked,                  # what it was fitted on: evidence of held-out entities [v, 3]
+    lonely,                  # and of the same with the partner taken away [v, 3]
+):
+    "Standard error of the share alone, for want of held-out pairs; at most 0.5."
+    a, b = (confidence.outcomes(f, alone=.5)[:, ALONE] for f in (linked, lonely))
+    mixed = (1 - confidence.alone)*a + confidence.alone*b
+    return float(min(mixed.std(ddof=1) / np.sqrt(len(a)) / max(b.mean() - a.mean(), 1e-9), .5))
+
+# %% ../nbs/35_confidence.ipynb #0aded44f
 def reliability(
     confidence,      # of some pairs [p], between 0 and 1
     right,           # whether each is right, bool [p]
@@ -201,14 +212,14 @@ def reliability(
     table = pd.DataFrame(rows)
     return table.assign(spread=2 * np.sqrt((table.right * (1 - table.right)).clip(lower=1 / 4 / table.pairs) / table.pairs))
 
-# %% ../nbs/35_confidence.ipynb #0aded44f
+# %% ../nbs/35_confidence.ipynb #6621eadc
 def calibration_error(
     table,  # of `reliability`
 ):
     "Expected calibration error: the mean gap between confidence and truth, weighted by pairs."
     return float(np.average((table.confidence - table.right).abs(), weights=table.pairs))
 
-# %% ../nbs/35_confidence.ipynb #8aec3197
+# %% ../nbs/35_confidence.ipynb #63c02547
 def threshold_for(
     confidence,        # of all proposed pairs [p]
     precision: float,  # wanted share of right pairs among those that are kept, between 0 and 1
