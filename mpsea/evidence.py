@@ -52,6 +52,7 @@ class Matcher:
         self.pair, self.config, self.kinds, n = pair, config, names_of(config.evidence), len(pair.source.entities)
         local = lambda pairs: np.stack([pairs[:, 0].cpu().numpy(), pairs[:, 1].cpu().numpy() - n], 1)
         self.seeds, self.valid, self.test = (local(x) for x in (task.seeds, task.valid, task.test))
+        self.held = self.valid[:0] if task.guessed else self.valid      # guesses would praise the modalities that they were made of
         self.free = task.free_source.cpu().numpy(), task.free_target.cpu().numpy() - n
         self.parts, share = model_parts(model, features, config.joint)
         self.prior = {**{m: s / config.temperature for m, s in zip(self.parts.names, share)}, "values": 1., "neighbours": .5, "keys": .5}
@@ -65,7 +66,7 @@ class Matcher:
         for kind in kinds:
             if kind not in self.known: self.known[kind] = LEARN[kind](self)
         self.parts.evidence = {kind: self.known[kind] for kind in ("values", "neighbours", "keys") if kind in kinds}
-        self.weights = learn_weights(self.parts, self.valid, *self.free, self.prior)
+        self.weights = learn_weights(self.parts, self.held, *self.free, self.prior)
         return self
 
     def scores(self, rows, columns): return self.parts.fused(self.weights, rows, columns)

@@ -39,11 +39,11 @@ def run_name(
 
 # %% ../nbs/40_runs.ipynb #0d94a57a
 RUN_FILES = {"config": "config.json", "history": "history.jsonl", "results": "results.json", "attention": "attention.npz", "ranks": "ranks.npz",
-             "model": "model.safetensors", "resume": "resume.pt", "alignment": "alignment.tsv", "env": "env.json", "notebook": "run.ipynb"}
+             "model": "model.safetensors", "resume": "resume.pt", "alignment": "alignment.tsv", "env": "env.json", "split": "split.npz", "notebook": "run.ipynb"}
 
 
 class RunFolder:
-    "The paths of a run's files: `.config`, `.history`, `.results`, `.attention`, `.ranks`, `.model`, `.resume`, `.alignment`, `.env`, `.notebook`."
+    "The paths of a run's files: `.config`, `.history`, `.results`, `.attention`, `.ranks`, `.model`, `.resume`, `.alignment`, `.env`, `.split`, `.notebook`."
     def __init__(self,
                  path,                  # the folder of the run
                  create: bool = False,  # make it if it is not there

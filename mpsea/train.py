@@ -33,6 +33,7 @@ class Task:
     test: Tensor
     free_source: Tensor      # source entities that no seed holds
     free_target: Tensor      # target entities that no seed holds
+    guessed: bool = False    # seeds and validation are no gold links
 
 # %% ../nbs/30_train.ipynb #dc5a7701
 HELD = .1    # of the guessed pairs, where there is nothing else to test with
@@ -57,7 +58,7 @@ def make_task(
     n, taken = len(pair.source.entities), torch.zeros(pair.num_entities, dtype=torch.bool, device=device)
     taken[seeds.flatten()] = True
     free = (~taken).nonzero()[:, 0]
-    return Task(seeds, valid, test, free[free < n], free[free >= n])
+    return Task(seeds, valid, test, free[free < n], free[free >= n], pivots is not None)
 
 # %% ../nbs/30_train.ipynb #4f1de5d6
 def wants_bf16(
