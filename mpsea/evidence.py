@@ -32,8 +32,12 @@ def model_parts(
 ):
     "Embeddings of all entities by modality as `Parts`, and the share each has in the model's own joint embedding."
     names = model.modalities
-    wanted = lambda o: (o.early if which == "early" else o.late, o.weights)                  # the rest of an output is let go of at once
-    with evaluating(model): out = [wanted(model(ids)) for ids in torch.arange(features.num_entities, device=features.graph.col.device).split(chunk)]
+    out, everybody = [], torch.arange(features.num_entities, device=features.graph.col.device)
+    with evaluating(model), Progress("embedding", len(everybody), "entities") as progress:
+        for ids in everybody.split(chunk):
+            found = model(ids)
+            out.append((found.early if which == "early" else found.late, found.weights))      # the rest is let go of at once
+            progress.advance(len(ids))
     x, share = torch.cat([x for x, _ in out]).float(), torch.cat([w for _, w in out]).float().mean(0).square()
     del out
     present = torch.stack([features.present[m] for m in names], 1)
@@ -63,10 +67,13 @@ class Matcher:
         "Evidence and weights from the present anchors."
         kinds = self.kinds if kinds is None else kinds
         if self.known_by is not self.anchors: self.known, self.known_by = {}, self.anchors
-        for kind in kinds:
-            if kind not in self.known: self.known[kind] = LEARN[kind](self)
-        self.parts.evidence = {kind: self.known[kind] for kind in ("values", "neighbours", "keys") if kind in kinds}
-        self.weights = learn_weights(self.parts, self.held, *self.free, self.prior)
+        with Progress("learning", len(kinds) + 1, "parts") as progress:
+            for kind in kinds:
+                if kind not in self.known: self.known[kind] = LEARN[kind](self)
+                progress.advance()
+            self.parts.evidence = {kind: self.known[kind] for kind in ("values", "neighbours", "keys") if kind in kinds}
+            self.weights = learn_weights(self.parts, self.held, *self.free, self.prior)
+            progress.advance()
         return self
 
     def scores(self, rows, columns): return self.parts.fused(self.weights, rows, columns)
