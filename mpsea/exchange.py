@@ -168,7 +168,7 @@ def unescape(text):
 def read_triples(path):
     "The `owl:sameAs` of an N-Triples file; other triples are passed over."
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip() or line.lstrip().startswith("#"): continue
         if m := TRIPLE.fullmatch(line): found += [(m[1], m[3])] if m[2] == SAME_AS else []
         elif SAME_AS in line: raise DataError("no owl:sameAs between two IRIs", file=path, line=number, remedy="write <IRI> <" + SAME_AS + "> <IRI> .")
@@ -177,7 +177,7 @@ def read_triples(path):
 
 def read_sssom(path):
     "An SSSOM table, its compact identifiers as IRIs."
-    head = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    head = [line[1:].strip() for line in path.read_text(encoding="utf-8").split("\n") if line.startswith("#")]
     spaces = dict(m.groups() for line in head if (m := re.fullmatch(r"([A-Za-z0-9_]+):\s*\"?([^\"\s]+)\"?", line)))
     table = read_tsv(path, comment=None) if not head else read_tsv_after(path, len(head))
     whole = lambda x: spaces[x.partition(":")[0]] + x.partition(":")[2] if x.partition(":")[0] in spaces else x
@@ -187,7 +187,7 @@ def read_sssom(path):
 def read_tsv_after(path, lines):
     "A table below so many lines of header."
     from io import StringIO
-    return read_tsv(StringIO("\n".join(path.read_text(encoding="utf-8").splitlines()[lines:]) + "\n"))
+    return read_tsv(StringIO("\n".join(path.read_text(encoding="utf-8").split("\n")[lines:])))
 
 # %% ../nbs/36_exchange.ipynb #e5fe7851
 def judge(

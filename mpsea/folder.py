@@ -120,7 +120,7 @@ def _umask():
 
 def _recover(folder):
     "Move back what an interrupted replacement had moved aside."
-    if not _aside(folder).is_dir(): return
+    if not os.path.isdir(_aside(folder)): return
     if folder.exists(): shutil.rmtree(_aside(folder), ignore_errors=True)
     else: os.rename(_aside(folder), folder)
 
@@ -172,7 +172,7 @@ def is_pair(
     "Whether a folder says of itself that it holds a pair in this format."
     path = Path(folder)/MANIFEST
     _recover(Path(folder).absolute())
-    if not path.is_file() or path.stat().st_size > 1 << 24: return False
+    if not os.path.isfile(path) or path.stat().st_size > 1 << 24: return False
     try: return read_json(path).get("format") == FORMAT
     except (DataError, AttributeError, RecursionError): return False
 
