@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mpsea.cli import main
 from mpsea.folder import save_pair
@@ -59,3 +61,45 @@ def test_nothing_to_guess_from_is_one_clear_line(pair, tmp_path, capsys):
     assert main(["train", "--dataset", str(tmp_path/"bare"), "--out", str(tmp_path/"run"), "--epochs", "1"]) == 1
     err = capsys.readouterr().err
     assert "nothing that both graphs have" in err and "--links" in err and "Traceback" not in err
+
+
+def test_a_newer_version(pair, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPSEA_PROGRESS", "0")
+    save_pair(replace(pair, links=pair.links[:100]), "v1")
+    kg = pair.source
+    save_pair(replace(pair, source=replace(kg, triples=kg.triples[:-20])), "v2")
+    assert not main(["train", "--params", "base", "recommended", "--dataset", "v1", "--seed-ratio", ".5", "--out", "run", *SMALL[:-4]])
+    assert not main(["align", "run", "--newer", "v2", "--choose", "mutual", "-o", "pairs.tsv"])
+    said = capsys.readouterr().out
+    rows = [line.split() for line in said.splitlines() if line.split()[:2] == ["source", "triples"]]
+    assert [int(x) for x in rows[0][2:]] == [len(kg.triples), len(kg.triples) - 20, 0, 20]
+    assert "changed pairs:" in said and "run-v2" in said
+    changes = pd.read_csv("run-v2/changes.tsv", sep="\t")
+    assert {"change", "source", "target_before", "target_now", "confidence_before", "confidence_now"} <= set(changes) and "new" in set(changes.change)
+    assert pd.read_csv("pairs.tsv", sep="\t").source.is_unique
+    assert not main(["align", "run-v2", "-o", "again.tsv"])                              # a run like any other
+    assert main(["align", "run", "--newer", "nowhere"]) == 1 and "no folder of graphs" in capsys.readouterr().err
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sets(st.integers(0, 59), max_size=55), st.integers(0, 3))
+def test_no_test_pair_becomes_a_seed(gone, seed):
+    """Whatever source entities disappear: pairs that are left keep their role, and new links join the seeds alone."""
+    from types import SimpleNamespace
+
+    from mpsea.config import Config
+    from mpsea.core import RunError
+    from mpsea.newer import carried_task
+    from mpsea.train import make_task
+    pair = synthesise(SynthSpec(entities=60, seed=seed))
+    before = SimpleNamespace(pair=pair, task=make_task(pair, Config(seed=seed, seed_ratio=.5, valid_ratio=.2)))
+    name = {i: f"new {i}" if i in gone else e for i, e in enumerate(pair.source.entities)}
+    now = replace(pair, source=replace(pair.source, entities=tuple(name.values())))
+    try: task = carried_task(before, now)
+    except RunError: return
+    roles = {n: {tuple(p) for p in getattr(task, n).tolist()} for n in ("seeds", "valid", "test")}
+    for n in ("valid", "test"):
+        assert roles[n] == {tuple(p) for p in getattr(before.task, n).tolist() if p[0] not in gone}
+        assert not roles[n] & roles["seeds"]
+    assert roles["seeds"] >= {tuple(p) for p in before.task.seeds.tolist() if p[0] not in gone}
