@@ -19,7 +19,7 @@ from .metrics import evaluate
 from .neighbours import explain_neighbours, learn_relations, neighbour_evidence
 from .patterns import explain_keys, learn_patterns
 from .scores import Parts, learn_weights, unit_parts
-from .shortlist import MANY, by_row, choices, shortlist
+from .shortlist import MANY, by_row, choices, shortlist, widened
 from .train import evaluating
 from .values import explain_values, learn_values
 
@@ -61,7 +61,8 @@ class Matcher:
         self.parts, share = model_parts(model, features, config.joint)
         self.prior = {**{m: s / config.temperature for m, s in zip(self.parts.names, share)}, "values": 1., "neighbours": .5, "keys": .5}
         self.anchors, self.weights = self.seeds, {m: self.prior[m] for m in self.parts.names}
-        self.known, self.known_by, self.short = {}, None, None          # evidence of these anchors; pairs that stand for all
+        self.known, self.known_by = {}, None                            # evidence of these anchors
+        self.short, self.short_by = None, None                          # pairs that stand for all, with what these anchors found
 
     def learn(self, kinds=None):
         "Evidence and weights from the present anchors."
@@ -82,6 +83,8 @@ class Matcher:
         "The scores of all entities without a seed: a score source, or the shortlist of too many pairs, scored as of now."
         if len(self.free[0]) * len(self.free[1]) <= MANY: return self.scores(*self.free)
         if self.short is None: self.short = shortlist(self.scores(*self.free))
+        elif self.short_by is not self.anchors and "neighbours" in self.known: self.short = widened(self.short, self.known["neighbours"].restricted(*self.free).near)
+        self.short_by = self.anchors
         row, column, _, shape = self.short
         parts, weights = self.parts.of_pairs(self.free[0][row], self.free[1][column]), torch.tensor([self.weights[n] for n in self.parts.all_names])
         return by_row(row, column, (parts.cpu() @ weights).numpy(), shape)
