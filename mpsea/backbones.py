@@ -97,9 +97,12 @@ def read_weights(
             from safetensors.torch import load_file
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e: raise DataError(f"not a file of weights ({str(e).splitlines()[0][:120] if str(e) else type(e).__name__})", file=path, remedy="give a state dict, as torch.save or safetensors write it") from None
+    except Exception as e:
+        said = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
+        raise DataError(f"not a file of weights ({said})", file=path, remedy="give a state dict, as torch.save or safetensors write it") from None
     found = found.get("state_dict", found) if isinstance(found, dict) else {}
-    if not found or not all(isinstance(v, torch.Tensor) for v in found.values()): raise DataError("holds something else than tensors", file=path, remedy="save model.state_dict()")
+    if not found or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        raise DataError("holds something else than tensors", file=path, remedy="save model.state_dict()")
     return found
 
 
@@ -112,7 +115,8 @@ def load_network(
     try: net = _with_weights(backbone.make, state)
     except RuntimeError as e:
         said = " ".join(str(e).splitlines()[1:2] or [str(e)]).strip()
-        raise DataError(f"these are not weights of {backbone.name} ({said[:120]})", file=backbone.file, remedy="give the weights of this backbone, or name theirs with --backbone") from None
+        raise DataError(f"these are not weights of {backbone.name} ({said[:120]})", file=backbone.file,
+                        remedy="give the weights of this backbone, or name theirs with --backbone") from None
     if backbone.name != LITE0: net.set_submodule(last_linear(net), nn.Identity())
     return net.eval().to(device, memory_format=torch.channels_last)      # a quarter faster on a CPU
 

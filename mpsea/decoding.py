@@ -8,6 +8,7 @@ __all__ = ['MAX_BYTES', 'SIDE', 'FORMATS', 'MAX_PIXELS', 'LARGE', 'read_regular'
 # %% ../nbs/05_decoding.ipynb #9aa6efcc
 import io
 import os
+import re
 import stat
 import threading
 from contextlib import nullcontext
@@ -72,7 +73,7 @@ def decode(
             return np.asarray(_upright(small, image))
     except DataError: raise
     except UnidentifiedImageError: raise DataError(_what(data)) from None
-    except Image.DecompressionBombError as e: raise DataError(_too_large(str(e))) from None
+    except Image.DecompressionBombError as e: raise DataError(_too_large(" ".join(f"{int(n):,} pixels" for n in re.findall(r"\d+", str(e))[:1]))) from None
     except Exception as e: raise DataError(f"a broken picture ({' '.join(str(e).split())[:100] or type(e).__name__})") from None     # PIL raises a dozen kinds
 
 

@@ -62,7 +62,9 @@ def _write(folder, rows):
     try:
         with atomic_path(shard) as p: save_file({"digest": digest, "feature": feature}, p)
     except Exception as e:                                      # safetensors has an error of its own for a full disk
-        raise DataError(f"features cannot be kept ({getattr(e, 'strerror', None) or e})", file=folder, remedy="make room, or choose another cache with MPSEA_CACHE") from None
+        said = getattr(e, "message", None) or getattr(e, "strerror", None) or e
+        raise DataError(f"features cannot be kept: {said}", file=folder,
+                        remedy="make room, or choose another cache with MPSEA_CACHE") from None
     return shard
 
 

@@ -33,10 +33,12 @@ def add(
     commands,  # what add_subparsers gives
 ):
     "`mpsea images`."
-    parser = add_command(commands, "images", "make features of a pair's pictures", extract_images, "mpsea images my/pair", "mpsea images my/pair --backbone efficientnet_lite0",
+    parser = add_command(commands, "images", "make features of a pair's pictures", extract_images,
+                         "mpsea images my/pair", "mpsea images my/pair --backbone efficientnet_lite0",
                          "mpsea images my/pair --backbone resnet50 --weights resnet50.pth", usage="mpsea images DIR [options]", more=ABOUT)
     parser.add_argument("folder", metavar="DIR", help="the folder of the pair")
-    parser.add_argument("--backbone", default="vgg16", metavar="NAME", help="the network: vgg16, as in the paper; efficientnet_lite0, whose weights need no connection; or another classifier of torchvision")
+    parser.add_argument("--backbone", default="vgg16", metavar="NAME",
+                        help="the network: vgg16, as in the paper; efficientnet_lite0, whose weights need no connection; or another classifier of torchvision")
     parser.add_argument("--weights", default="", metavar="FILE", help="its weights (.pth or .safetensors); left out: the published ones, downloaded once")
     parser.add_argument("--batch-size", type=int, default=0, metavar="N", help="pictures at a time; left out: 4 on a processor, 64 on a GPU")
     parser.add_argument("--device", default="auto", help="auto takes the GPU where there is one; else cpu, cuda, cuda:1 ...")

@@ -40,10 +40,10 @@ def listed_pictures(
     "The pictures that an import noted. Raises `DataError` when there is no picture file among them."
     shown = [pd.DataFrame(read_pictures(folder, side)).assign(side=i) for i, side in enumerate(SIDES)]
     rows = pd.concat([s for s in shown if len(s)] or [pd.DataFrame()], ignore_index=True)
-    if not len(rows): raise DataError("knows of no pictures", file=folder, remedy="name picture files by entity, put them into the folder of their graph, and import it again")
+    again = "name picture files by entity, put them into the folder of their graph, and import it again"
+    if not len(rows): raise DataError("knows of no pictures", file=folder, remedy=again)
     local = rows.pop("local").astype(bool)
-    if not local.any(): raise DataError(f"knows of {len(rows):,} addresses of pictures, and of no file", file=folder,
-                                        remedy="download them, name them by entity, put them into the folder of their graph, and import it again")
+    if not local.any(): raise DataError(f"knows of {len(rows):,} addresses of pictures, and of no file", file=folder, remedy=f"download them, {again}")
     return rows[["side", "entity", "path"]].assign(problem=np.where(local, "", REMOTE))
 
 # %% ../nbs/07_pictures.ipynb #7d87ede6
@@ -122,7 +122,8 @@ class Describer:
         with torch.inference_mode():
             x = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)          # [B, 3, side, side], channels last in memory
             try: return self.net((x / 255 - self.mean) / self.std).float().cpu().numpy()
-            except torch.OutOfMemoryError: raise ConfigError(f"{len(x)} pictures at a time are too many for the memory of {self.device}", remedy="use a smaller batch size") from None
+            except torch.OutOfMemoryError:
+                raise ConfigError(f"{len(x)} pictures at a time are too many for the memory of {self.device}", remedy="use a smaller --batch-size") from None
 
 # %% ../nbs/07_pictures.ipynb #d0704499
 def read_batch(
@@ -312,11 +313,10 @@ def _write_report(folder, pair, pictures):
     "A table of what is worth a word; none when nothing is."
     rows = pictures[(pictures.problem != "") | (pictures.note != "")]
     if not len(rows): return (folder/REPORT).unlink(missing_ok=True)
-    graphs = pair.source, pair.target
-    lines = [(p, graphs[s].entities[e], graphs[s].name, "no" if why else "yes", why or note) for s, e, p, why, note in rows[["side", "entity", "path", "problem", "note"]].itertuples(index=False)]
-    plain = lambda cell: "".join(c if c.isprintable() else "?" for c in cell)
-    with atomic_path(folder/REPORT) as p:
-        p.write_text("".join("\t".join(map(plain, row)) + "\n" for row in [("path", "entity", "graph", "used", "reason"), *lines]), encoding="utf-8", errors="replace")
+    graph, plain = (pair.source, pair.target), lambda cell: "".join(c if c.isprintable() else "?" for c in cell)
+    lines = [(r.path, graph[r.side].entities[r.entity], graph[r.side].name, "no" if r.problem else "yes", r.problem or r.note) for r in rows.itertuples()]
+    table = "".join("\t".join(map(plain, row)) + "\n" for row in [("path", "entity", "graph", "used", "reason"), *lines])
+    with atomic_path(folder/REPORT) as p: p.write_text(table, encoding="utf-8", errors="replace")
 
 # %% ../nbs/07_pictures.ipynb #fd17fe76
 def images_text(
@@ -325,11 +325,13 @@ def images_text(
     "Counts, coverage, what was left out."
     p, out = found.pictures, [found.pair.title]
     for i, kg in enumerate((found.pair.source, found.pair.target)):
-        if kg.images is not None: out.append(f"  {kg.name}: {len(kg.images):,} of {len(kg.entities):,} entities have features of width {kg.images.width:,}, from {int(((p.side == i) & (p.problem == '')).sum()):,} pictures")
-    out.append(f"  {found.backbone}: {p.sha256.nunique():,} different contents, {found.fresh:,} of them extracted now" + ("" if found.changed else "; the folder has these features already"))
+        used, n = len(p[(p.side == i) & (p.problem == "")]), len(kg.entities)
+        if used: out.append(f"  {kg.name}: {len(kg.images):,} of {n:,} entities have features of width {kg.images.width:,}, from {used:,} pictures")
     left, odd = p[p.problem != ""], p[(p.problem == "") & (p.note != "")]
+    known = "" if found.changed else "; the folder has these features already"
+    out.append(f"  {found.backbone}: {p.sha256[p.problem == ''].nunique():,} different contents, {found.fresh:,} of them extracted now{known}")
     for rows, what, why in ((left, "left out", "problem"), (odd, "used, but odd", "note")):
-        if len(rows): out.append(f"  {len(rows):,} {what}, e.g. " + "; ".join(f"{short(os.path.basename(r.path))}: {getattr(r, why)}" for r in rows.head(3).itertuples()))
+        if len(rows): out += [f"  {len(rows):,} {what}, e.g.", *(f"    {short(os.path.basename(r.path))}: {getattr(r, why)}" for r in rows.head(3).itertuples())]
     return "\n".join([*out, *([f"  the list is {found.folder/REPORT}"] if len(left) + len(odd) else [])])
 
 # %% ../nbs/07_pictures.ipynb #ac358afd

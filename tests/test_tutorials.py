@@ -1,4 +1,4 @@
-"""Each tutorial, and the how-to that runs commands, runs from top to bottom under papermill, and its saved page shows its figures without a kernel."""
+"""Each tutorial, and each how-to that runs commands, runs from top to bottom under papermill, and its saved page shows its figures without a kernel."""
 import json
 from pathlib import Path
 
