@@ -6,9 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -223,27 +220,6 @@ def test_a_full_disk_and_a_read_only_folder_leave_what_was_there(tmp_path, monke
     with pytest.raises(DataError, match="No space left on device") as e: save_pair(pair, tmp_path/"pair", replace=True)
     assert e.value.remedy and load_pair(tmp_path/"pair").fingerprint() == pair.fingerprint()
     assert os.listdir(tmp_path) == ["pair"]
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_the_pair_is_the_old_one_or_the_new_one(tmp_path):
-    for n, folder in ((1, "a"), (2, "b")): (tmp_path/f"{folder}.tsv").write_text("head\trelation\ttail\n" + "".join(f"e{i}\tin\te{i // 3}\n" for i in range(2000 * n)))
-    command = [sys.executable, "-c", "import sys; from mpsea.importing import import_pair; import_pair(sys.argv[1], sys.argv[1], progress=False).save(sys.argv[2], replace=True)"]
-    prints = {import_pair(tmp_path/f"{f}.tsv", tmp_path/f"{f}.tsv").pair.fingerprint() for f in "ab"}
-    subprocess.run([*command, tmp_path/"a.tsv", tmp_path/"pair"], check=True)
-    whole = _timed_wall(lambda: subprocess.run([*command, tmp_path/"b.tsv", tmp_path/"other"], check=True))
-    for i in range(12):
-        process = subprocess.Popen([*command, tmp_path/f"{'ba'[i % 2]}.tsv", tmp_path/"pair"])
-        time.sleep(whole * (.4 + .6 * i / 12))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert load_pair(tmp_path/"pair").fingerprint() in prints
-
-
-def _timed_wall(run):
-    start = time.monotonic()
-    run()
-    return time.monotonic() - start
 
 
 # ---------------------------------------------------------------- hostile files

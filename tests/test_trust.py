@@ -2,6 +2,7 @@
 
 Each test brings the harm about as an attacker would and looks whether it happened, not only whether there was an error. Further proofs: archives, bombs, JSON, XML with
 entities and pictures outside the graph's folder in test_import.py; programs in pickles in test_malformed.py; pictures in test_images.py.
+More examples for an idle hour: MPSEA_EXAMPLES=5000 pytest tests/test_trust.py -k "read or damaged or arbitrary".
 """
 import gzip
 import json
@@ -48,7 +49,7 @@ NAMES = ["<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "</script>
          "e\\f", "[x](javascript:alert(1))", "\x1b[31mred", "{{7*7}}", "$\\href{javascript:alert(1)}{x}$", "%3Cimg%20src=x%3E", "a|b", "\u202egnp"]
 SMALL = dict(dim=20, heads=2, ffn_dim=100, epochs=2, eval_every=2, precision="fp32", device="cpu", lr=5e-3)
 MPSEA = [sys.executable, "-c", "import sys; from mpsea.cli import main; sys.exit(main())"]
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+quick = settings(max_examples=int(os.environ.get("MPSEA_EXAMPLES", "40")), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module", autouse=True)
