@@ -92,7 +92,8 @@ def carried_over(
     from mpsea.folder import is_pair
     from mpsea.newer import warm_run
     if not is_pair(args.newer): raise ConfigError(f"--newer {args.newer} is no folder of graphs", remedy="give one that mpsea import made of the newer files")
-    return warm_run(open_run(run, args.data_dir), args.newer, epochs=args.epochs)
+    out = Path(run).parent/f"{Path(run).resolve().name}-{Path(args.newer).resolve().name}"
+    return warm_run(open_run(run, args.data_dir), args.newer, out, args.epochs)
 
 
 def what_changed(

@@ -36,12 +36,16 @@ def precision_chart(
     if not rows: raise DataError("no guessed pairs to show", remedy="guess some first")
     x, last = [r["seeds"] for r in rows], rows[-1]
     column = lambda name: [r[name] for r in rows]
-    fig = go.Figure([go.Scatter(x=x + x[::-1], y=column("high") + column("low")[::-1], fill="toself", fillcolor=SKY, opacity=.35, line_width=0, name="90 % interval", hoverinfo="skip"),
-                     go.Scatter(x=x, y=column("estimated"), mode="lines", line_color=OKABE_ITO[0], name="estimated, without links", hovertemplate="best %{x}: %{y:.3f} estimated<extra></extra>")])
+    fig = go.Figure([go.Scatter(x=x + x[::-1], y=column("high") + column("low")[::-1], fill="toself", fillcolor=SKY, opacity=.35, line_width=0,
+                                name="90 % interval", hoverinfo="skip"),
+                     go.Scatter(x=x, y=column("estimated"), mode="lines", line_color=OKABE_ITO[0], name="estimated, without links",
+                                hovertemplate="best %{x}: %{y:.3f} estimated<extra></extra>")])
     said = f"The best {last['seeds']:,} guesses are estimated to be right in {last['estimated']:.0%}"
     if "true" in last:
-        fig.add_scatter(x=x, y=column("true"), mode="lines", line=dict(color=INK, dash="dot"), name="in truth", hovertemplate="best %{x}: %{y:.3f} in truth<extra></extra>")
+        fig.add_scatter(x=x, y=column("true"), mode="lines", line=dict(color=INK, dash="dot"), name="in truth",
+                        hovertemplate="best %{x}: %{y:.3f} in truth<extra></extra>")
         said += f", in truth in {last['true']:.0%}"
     fig.add_hline(y=wanted, line=dict(color=OKABE_ITO[4], width=1))
-    axes = dict(xaxis=dict(title="seeds, the surest first", rangemode="tozero"), yaxis=dict(title="share that is right", range=[max(min(*column("low"), wanted) - .05, 0), 1.01]))
+    bottom = max(min(*column("low"), wanted) - .05, 0)
+    axes = dict(xaxis=dict(title="seeds, the surest first", rangemode="tozero"), yaxis=dict(title="share that is right", range=[bottom, 1.01]))
     return dressed(fig, f"Guessed seeds: {title}", said + ".", "as many are taken as stay above the line", **axes)

@@ -18,7 +18,7 @@ from scipy.stats import gamma
 
 from .core import ConfigError, DataError, Modality, Progress
 from .matching import PANEL
-from .pivots import Cosines, SparseCosines, evidence, nearest, weighted_bags
+from .pivots import SparseCosines, evidence, nearest, weighted_bags
 from .values import learn_values
 from .witness import Precision, confirmed, decoys, estimate_precision, mutual, tops
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .core import ConfigError, RunError
+from .core import ConfigError, RunError, read_json
 from .datasets import load
 from .features import shared_vocabulary
 from .pipeline import claim, conclude, encoded, enter, learn
@@ -44,7 +44,8 @@ def entity_places(
 
 # %% ../nbs/68_newer.ipynb #b2328c8c
 AXES = ((r"(^|\.)(table|rows|common|entities)$|^tables\.", "entities", 0), (r"\brelation\.project\.weight$", "relation columns", 1),
-        (r"\battribute\.project\.weight$", "attribute columns", 1), (r"\bnumber\.(gamma|zeta|key)$|^values\.(key|basis\.\w+)$", "keys", 0), (r"^relations$", "relations", 0))
+        (r"\battribute\.project\.weight$", "attribute columns", 1),
+        (r"\bnumber\.(gamma|zeta|key)$|^values\.(key|basis\.\w+)$", "keys", 0), (r"^relations$", "relations", 0))
 
 
 def vocabularies(
@@ -71,7 +72,8 @@ def carry(
         what, axis = next(((what, axis) for pattern, what, axis in AXES if re.search(pattern, name)), (None, 0))
         if old is None or old.dim() != value.dim() or any(a != b for d, (a, b) in enumerate(zip(old.shape, value.shape)) if what is None or d != axis):
             said = "is not there" if old is None else f"is {list(old.shape)}, not {list(value.shape)}"
-            raise ConfigError(f"the run's {name} cannot be carried over: it {said}", remedy="the newer graphs have other modalities, or pictures of another backbone; train anew")
+            raise ConfigError(f"the run's {name} cannot be carried over: it {said}",
+                              remedy="the newer graphs have other modalities, or pictures of another backbone; train anew")
         if what is None: value.copy_(old)
         else:
             there = torch.as_tensor(where[what] >= 0, device=value.device)
@@ -110,7 +112,9 @@ def carried_task(
     seeds, valid, test = (carried_pairs(getattr(before.task, name), at) for name in ("seeds", "valid", "test"))
     linked = np.isin(now.joint(now.links), np.concatenate([seeds, valid, test])).any(1)
     seeds = np.concatenate([seeds, now.joint(now.links)[~linked]])
-    if len(seeds) < 2 or not len(test): raise RunError(f"only {len(seeds)} seeds and {len(test)} test pairs are left in the newer version", remedy="the graphs share too few identifiers; train anew")
+    if len(seeds) < 2 or not len(test):
+        raise RunError(f"only {len(seeds)} seeds and {len(test)} test pairs are left in the newer version",
+                       remedy="the graphs share too few identifiers; train anew")
     return split_task(*(torch.as_tensor(x).to(device) for x in (seeds, valid, test)), len(now.source.entities), now.num_entities, before.task.guessed)
 
 # %% ../nbs/68_newer.ipynb #e458ac6c
@@ -145,7 +149,8 @@ def pair_changes(
     first = lambda table: table[table["rank"] == 1].drop_duplicates("source").set_index("source")[["target", "confidence"]]
     both = first(before).join(first(now), how="outer", lsuffix="_before", rsuffix="_now")
     shift = both.confidence_now - both.confidence_before
-    kinds = [(both.target_before.isna(), "new"), (both.target_now.isna(), "gone"), (both.target_before != both.target_now, "other partner"), (shift >= least, "surer"), (shift <= -least, "less sure")]
+    kinds = [(both.target_before.isna(), "new"), (both.target_now.isna(), "gone"), (both.target_before != both.target_now, "other partner"),
+             (shift >= least, "surer"), (shift <= -least, "less sure")]
     both["change"] = np.select([k for k, _ in kinds], [name for _, name in kinds], "same")
     return both[both.change != "same"].sort_values(["change", "confidence_now"], ascending=[True, False]).reset_index()
 
@@ -205,7 +210,7 @@ def warm_run(
     "Carry a run over to a newer version and train it there; returns the folder of the new run. The same call goes on after an interruption."
     folder, config = RunFolder(out or run.folder.path.parent/f"{run.folder.path.name}-{Path(newer).resolve().name}"), newer_config(run.settings, newer, epochs)
     claim(folder, config, False)
-    if folder.results.exists(): return folder.path
+    if folder.results.exists() and not read_json(folder.results).get("stopped"): return folder.path
     ready, state = warmed(run, config)
     enter(folder, config, False)
     ready.folder = folder
