@@ -102,7 +102,8 @@ def sample(args, work):
     "The embedded sample as RDF, without its pictures; two fifths of its links are known."
     from mpsea.datasets import load
     files = as_rdf(load("world", progress=False), work, .4)
-    return {"what": "the embedded sample as RDF, without its pictures", "known": .4}, files, dict(seed_ratio=.9, valid_ratio=.2, epochs=30, dim=100, evidence_rounds=1)
+    about = {"what": "the embedded sample as RDF, without its pictures", "known": .4}
+    return about, files, dict(seed_ratio=.9, valid_ratio=.2, epochs=30, dim=100, evidence_rounds=1)
 
 
 def mmkb(args, work):
@@ -110,8 +111,10 @@ def mmkb(args, work):
     data = Path(args.data_dir or os.environ.get("MPSEA_DATA", "../shared/data/mmkb")).resolve()
     names = [f"{g}/{g}_{kind}Triples.txt" for g in ("FB15K", "DB15K") for kind in ("Entity", "Numerical")]
     need(data, [*names, "DB15K/DB15K_SameAsLink.txt"], "Get it with `mpsea data get fbdb15k`, or from mniepert/mmkb, and name its folder with --data-dir.")
-    files = ["--source", str(data/"FB15K"), "--target", str(data/"DB15K"), "--links", str(data/"DB15K/DB15K_SameAsLink.txt"), "--mapping", str(ROOT/"params/import/mmkb.yaml")]
-    return {"what": "FBDB15K from MMKB's raw files", "reader": ("fbdb15k", str(data))}, files, dict(seed_ratio=.2, valid_ratio=.05, epochs=args.epochs, evidence_rounds=args.rounds)
+    files = ["--source", str(data/"FB15K"), "--target", str(data/"DB15K"), "--links", str(data/"DB15K/DB15K_SameAsLink.txt"),
+             "--mapping", str(ROOT/"params/import/mmkb.yaml")]
+    about = {"what": "FBDB15K from MMKB's raw files", "reader": ("fbdb15k", str(data))}
+    return about, files, dict(seed_ratio=.2, valid_ratio=.05, epochs=args.epochs, evidence_rounds=args.rounds)
 
 
 def dbp15k(args, work):
@@ -122,7 +125,8 @@ def dbp15k(args, work):
         (work/name).mkdir(exist_ok=True)
         for what in ("ent_ids", "triples"): shutil.copy(data/f"{what}_{side}", work/name)
     files = ["--source", "zh", "--target", "en", "--links", str(data/"ill_ent_ids"), "--mapping", str(ROOT/"params/import/dbp15k.yaml")]
-    return {"what": "DBP15K zh_en from its numbered files: relations only, no attributes, values or pictures", "reader": ("dbp15k_zh_en", str(data))}, files, dict(seed_ratio=.3, valid_ratio=.05, epochs=args.epochs, evidence_rounds=args.rounds)
+    about = {"what": "DBP15K zh_en from its numbered files: relations only, no attributes, values or pictures", "reader": ("dbp15k_zh_en", str(data))}
+    return about, files, dict(seed_ratio=.3, valid_ratio=.05, epochs=args.epochs, evidence_rounds=args.rounds)
 
 
 def synth(args, work):
@@ -132,8 +136,8 @@ def synth(args, work):
     from mpsea.synth import SynthSpec, synthesise
     spec = SynthSpec(entities=args.entities, overlap=.8, relations=100, attributes=100, keys=30, image_width=0, seed=args.seed)
     files = as_rdf(synthesise(spec), work, .25)
-    return ({"what": f"an invented pair of 2 x {args.entities:,} entities as RDF", "spec": asdict(spec), "known": .25}, files,
-            dict(seed_ratio=.9, valid_ratio=.1, epochs=args.epochs, dim=args.dim, batch_size=2000, eval_every=5, evidence_rounds=args.rounds))
+    about = {"what": f"an invented pair of 2 x {args.entities:,} entities as RDF", "spec": asdict(spec), "known": .25}
+    return about, files, dict(seed_ratio=.9, valid_ratio=.1, epochs=args.epochs, dim=args.dim, batch_size=2000, eval_every=5, evidence_rounds=args.rounds)
 
 
 def same_as_reader(pair, reader):
@@ -179,7 +183,7 @@ def described(case, args, work, about, parameters):
 
 def record(case, args, work, about, files, parameters):
     "Run the commands of a case, those that have not been run in this folder; the record, after each step."
-    done = json.loads((work/"steps.json").read_text()) if (work/"steps.json").exists() else {}
+    done, out = json.loads((work/"steps.json").read_text()) if (work/"steps.json").exists() else {}, {}
     for name, command in [("import", ["mpsea", "import", *files, "--out", "pair"]), *commands(parameters, args.seed, args.precision)]:
         if name.startswith("align"): out |= gold_of(work)
         if name not in done: done[name] = step(name, command, work)
