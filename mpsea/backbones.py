@@ -98,8 +98,7 @@ def read_weights(
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
-        said = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
-        raise DataError(f"not a file of weights ({said})", file=path, remedy="give a state dict, as torch.save or safetensors write it") from None
+        raise DataError(f"not a file of weights ({type(e).__name__})", file=path, remedy="give a state dict, as torch.save or safetensors write it") from None
     found = found.get("state_dict", found) if isinstance(found, dict) else {}
     if not found or not all(isinstance(v, torch.Tensor) for v in found.values()):
         raise DataError("holds something else than tensors", file=path, remedy="save model.state_dict()")

@@ -347,5 +347,5 @@ def picture_news(
     gone = [p for p in local if not os.path.lexists(p)]
     changed = len(local) - len(gone) - sum(p in known and unchanged(known[p]) for p in local)
     now = [f"{said.get('used')} of {said.get('listed')} pictures have features of {str(said.get('backbone'))[:40]}"]
-    if changed or gone: now.append(f"{changed:,} picture files have changed since, {len(gone):,} are gone: mpsea images {folder}")
+    if changed or gone: now.append(f"picture files that changed since: {changed:,}, that are gone: {len(gone):,}; to see to it: mpsea images {folder}")
     return now

@@ -6,7 +6,7 @@ import papermill
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TUTORIALS = [*sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb")), *(ROOT / "nbs" / "howto" / f"{n}.ipynb" for n in ("align", "no_seeds"))]
+TUTORIALS = [*sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb")), *(ROOT / "nbs" / "howto" / f"{n}.ipynb" for n in ("align", "images", "no_seeds"))]
 FIGURE = "application/vnd.plotly.v1+json"
 
 each_tutorial = pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
