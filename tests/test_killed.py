@@ -53,7 +53,7 @@ def record(what, **numbers):
 
 
 def whole(process):
-    process.join(300)
+    process.join(3600)
     assert process.exitcode == 0, f"ended with {process.exitcode}"
 
 
@@ -202,12 +202,12 @@ def test_sweep(tmp_path, monkeypatch):
             victim.kill()
             time.sleep(.1)
         elif len(done()) == 3: break
-        else: process.wait(300)
+        else: process.wait(3600)
         for name, when in finished.items(): assert done()[name] == when, "a finished run was done again"
         finished = done()
         for c in asked:
             if (tmp_path/"runs"/c.name/"config.json").exists(): readable(tmp_path/"runs"/c.name)
-    process.wait(300)
+    process.wait(3600)
     assert kills == 50, "the sweep ended too early"
     for c in asked: assert numbers(tmp_path/"runs"/c.name) == numbers(tmp_path/"alone"/c.name)
     assert not list((tmp_path/"runs").rglob("resume.pt")) + list((tmp_path/"runs").rglob("*.part"))
