@@ -115,7 +115,8 @@ def guessed_note(
     "What a reader should know of a confidence that no gold link was there to fit."
     if "note" in told: return {"seeds": seeds_text(pivots)}
     rule = f"and multiplied by {pivots['precision']:.2f}, their estimated precision" if "precision" in pivots else "some of which are wrong"
-    return {"seeds": seeds_text(pivots), "note": f"confidence fitted on pairs that stand out by {pivots['by']}, {rule}; for entities that lack these it is an extrapolation, and may promise too much or too little"}
+    return {"seeds": seeds_text(pivots),
+            "note": f"confidence fitted on pairs that stand out by {pivots['by']}, {rule}; for entities that lack these it is an extrapolation, and may promise too much or too little"}
 
 
 def places(

@@ -38,8 +38,7 @@ class DataOptions:
     seed_ratio: float = option(.2, "share of the gold links used as seeds", low=0., high=1.)
     valid_ratio: float = option(0., "share of the seeds held out for validation; 0 trains on all seeds", low=0., high=.9)
     seed: int = option(0, "seed of the split, the initial weights and the batches", low=0)
-    pivot: str = option("", "seeds without gold links: guess takes pairs alike in values and pictures, as many as pivot_precision allows; guess+names reads names too; "
-                        "a modality takes the entities most alike in it (EVA's pivots, with any); empty: gold links, or guess where there are none",
+    pivot: str = option("", "seeds without gold links: guess compares values and pictures, guess+names names too, a modality is EVA's pivots; empty: gold links, or guess where there are none",
                         ("", "guess", "guess+names", "relation", "attribute", "number", "image"))
     pivots: int = option(1000, "largest number of seeds by one modality", low=2)
     pivot_precision: float = option(.9, "share of guessed seeds that should be right, as estimated without gold links", low=.01, high=1.)

@@ -40,7 +40,8 @@ def cost_table(
     rows = []
     for r in records:
         sides, took = (r["source"], r["target"]), {s["step"]: s for s in r["steps"]}
-        row = {"graphs": short_name(r), "entities": " + ".join(f"{s['entities']:,}" for s in sides), "statements": sum(s[k] for s in sides for k in ("triples", "attributes", "values")), "epochs": r.get("epochs")}
+        row = {"graphs": short_name(r), "entities": " + ".join(f"{s['entities']:,}" for s in sides), "statements": sum(s[k] for s in sides for k in ("triples", "attributes", "values")),
+               "epochs": r.get("epochs")}
         for name, step in (("import", "import"), ("train", "train"), ("align", "align sure")):
             if step in took: row |= {f"{name}, CPU s": round(took[step]["cpu_seconds"]), f"{name}, GiB": round(took[step]["peak_mb"] / 1024, 1)}
         rows.append(row)
@@ -56,7 +57,8 @@ def quality_table(
         sure, ten = r.get("judge sure", {}), r.get("judge", {})
         alone = {"alone": 1 - r["with_partner"] / r["free"] if "free" in r else None, "alone, estimated": r.get("align sure", {}).get("alone")}
         partner = {"precision with partner": sure["precision"] * sure["pairs"] / (sure["pairs"] - sure["without partner"])} if sure else {}
-        rows.append({"graphs": short_name(r), "seeds": r.get("seeds"), "held out": r.get("valid"), **alone, **{k: sure.get(k) for k in ("precision", "recall", "f1")}, **partner, **{k: ten.get(k) for k in ("hits@1", "hits@10", "mrr")}})
+        rows.append({"graphs": short_name(r), "seeds": r.get("seeds"), "held out": r.get("valid"), **alone,
+                     **{k: sure.get(k) for k in ("precision", "recall", "f1")}, **partner, **{k: ten.get(k) for k in ("hits@1", "hits@10", "mrr")}})
     return pd.DataFrame(rows).set_index("graphs").round(3)
 
 # %% ../nbs/67_own_records.ipynb #c28327d0

@@ -105,7 +105,8 @@ def numerics():
     import torch
     blas = re.search(r"BLAS_INFO=([^,]+)", torch.__config__.show())
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "ATEN_CPU_CAPABILITY")
-    return {"blas": blas and blas[1].strip(), "mkldnn": torch.backends.mkldnn.is_available(), "capability": torch.backends.cpu.get_cpu_capability(), "platform": " ".join((platform.machine(), *platform.libc_ver())),
+    return {"blas": blas and blas[1].strip(), "mkldnn": torch.backends.mkldnn.is_available(),
+            "capability": torch.backends.cpu.get_cpu_capability(), "platform": " ".join((platform.machine(), *platform.libc_ver())),
             "deterministic": torch.are_deterministic_algorithms_enabled(), "matmul_precision": torch.get_float32_matmul_precision(), "interop_threads": torch.get_num_interop_threads(),
             "tf32": torch.backends.cudnn.allow_tf32, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
             **{n.lower(): os.environ.get(n) for n in names}}
@@ -283,7 +284,8 @@ class Run:
     def record(self, piece):
         "The names and values in one of the JSON files."
         found = read_json(self.file(piece))
-        if not isinstance(found, dict): raise RunError(f"holds {type(found).__name__} where names and values should be", file=self.path/RUN_FILES[piece], remedy="restore the file from a copy, or train again")
+        if not isinstance(found, dict): raise RunError(f"holds {type(found).__name__} where names and values should be", file=self.path/RUN_FILES[piece],
+                                                            remedy="restore the file from a copy, or train again")
         rows = found.get("rows", [])
         if piece != "results" or isinstance(rows, list) and all(isinstance(r, dict) and ROW <= r.keys() for r in rows): return found
         raise RunError("has rows that are no results", file=self.path/RUN_FILES[piece], remedy="restore the file from a copy, or train again")
