@@ -102,7 +102,7 @@ def test_mmkb(tmp_path, file, content, line, says):
     ("x_id_img_feature_dict.pkl", pickle.dumps({0: np.ones(4), 2: np.full(4, np.nan)}), None, "NaN"),
     ("x_id_img_feature_dict.pkl", pickle.dumps({50: np.ones(4), 51: np.ones(4)}), None, "no entities"),
     ("x_id_img_feature_dict.pkl", pickle.dumps({0: np.array(["text"], object)}), None, "not of numbers"),
-    ("x_id_img_feature_dict.pkl", pickle.dumps({0: "text"}), None, "not a pickle of arrays"),
+    ("x_id_img_feature_dict.pkl", pickle.dumps({0: "text"}), None, "holds str where an array of numbers should be"),
 ])
 def test_numbered_files(tmp_path, file, content, line, says):
     with pytest.raises(DataError, match=says) as e: ids(tmp_path, **{file: content})
